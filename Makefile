@@ -1,0 +1,43 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help setup test lint demo demo-live bench-stream bench-faults lock clean
+
+help:  ## what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.venv/ready: requirements.lock setup.py
+	@$(PYTHON) -c 'import sys; sys.exit("Python %d.%d, must be 3.11 or newer" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	@echo "setting up .venv from requirements.lock (about two minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+setup: .venv/ready  ## .venv from the lock file
+
+lint: .venv/ready  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint  ## everything that CI runs
+	$(BIN)/python -m pytest
+
+demo: .venv/ready  ## a simulated marketplace through the stream into SQLite
+	$(BIN)/forecourt demo
+
+demo-live: .venv/ready  ## the same through the Pub/Sub and Bigtable emulators
+	$(BIN)/forecourt demo --live
+
+bench-stream: .venv/ready  ## speed, freshness and memory, beside the ways people do it today
+	$(BIN)/python -m benchmarks.stream
+
+bench-faults: .venv/ready  ## 25 kills at random moments under load, outages
+	$(BIN)/python -m benchmarks.faults --kills 25
+
+lock:  ## pin the dependencies anew (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --custom-compile-command "make lock" requirements-dev.in -o requirements.lock
+
+clean:  ## remove what was made here
+	rm -rf .venv build demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Benchmarks: every claim of speed in this project, measured."""

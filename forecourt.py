@@ -1,0 +1,158 @@
+"""The command line. Every command is imported only when it runs, so that looking a user up doesn't load Beam.
+
+Exit status: 0 ok, 1 the job failed, 2 bad arguments or input that can't be used, 3 the quality gate said no.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Final
+
+import typer
+
+from schemas.errors import EXIT_UNUSABLE_INPUT, ConfigError, ForecourtError, shown
+
+app = typer.Typer(
+    name="forecourt",
+    help="Segments of a vehicle marketplace's users, in real time.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+store_app = typer.Typer(help="The table of profile rows.", no_args_is_help=True)
+app.add_typer(store_app, name="store")
+
+_PASS_ON: Final[dict[str, Any]] = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+_ROWS_AT_ONCE: Final = 500
+
+StoreOption = Annotated[str, typer.Option(help="bigtable://PROJECT/INSTANCE/TABLE or sqlite:///PATH")]
+RulesOption = Annotated[str | None, typer.Option(help="segment rules (YAML); default: those shipped")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print JSON on stdout and nothing else")]
+
+
+def _command(name: str, module: str, text: str) -> None:
+    """A command with its own parser: ``module.run(argv)`` gets all arguments and returns the exit status."""
+
+    def run(context: typer.Context) -> None:
+        raise typer.Exit(importlib.import_module(module).run(context.args))
+
+    app.command(name, help=text, context_settings=_PASS_ON)(run)
+
+
+_command("stream", "pipelines.stream", "The speed layer: events in, segment rows out.")
+_command("archive", "pipelines.archive", "Every valid event to Parquet, by event date.")
+_command("simulate", "pipelines.simulate", "Reproducible traffic of a marketplace, to Pub/Sub or a file.")
+_command("replay-dead-letters", "pipelines.replay", "Dead letters back to where events come from.")
+_command("demo", "pipelines.demo", "A simulated marketplace through the stream, its users' segments as a table.")
+_command("emulators", "pipelines.emulators", "Google's Pub/Sub and Bigtable emulators, for as long as needed.")
+
+
+@store_app.command("init")
+def store_init(store: StoreOption) -> None:
+    """Create what is missing: table, families, GC rules; the SQLite file. Safe to repeat."""
+    from serving.store import open_store
+
+    created = open_store(store).init()
+    typer.echo(f"{store}: " + (f"created {', '.join(created)}" if created else "all there"), err=True)
+
+
+@app.command()
+def segments(
+    user: Annotated[str, typer.Argument(help="a raw id; - reads ids from stdin, one a line, one document a line goes out")],
+    store: StoreOption,
+    at: Annotated[str | None, typer.Option(help="the instant, RFC 3339; default: now")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What the gateway would see of a user: segments, highest score first."""
+    from schemas.instants import clock_ms, parse_instant
+    from schemas.pseudonym import Pseudonyms
+    from serving.keys import load_key
+    from serving.segments import segments_document
+    from serving.store import open_store
+
+    try:
+        instant = clock_ms() if at is None else parse_instant(at)
+    except ValueError as error:
+        msg = f"--at == {shown(at)}, {error}"
+        raise ConfigError(msg) from error
+    rows, pseudonyms = open_store(store), Pseudonyms(load_key(store))
+    for users in _pages(_ids(user)):
+        found = rows.read_rows([pseudonyms(each) for each in users])
+        for each in users:
+            document = segments_document(each, found[pseudonyms(each)].membership, instant)
+            if as_json or user == "-":
+                print(json.dumps(document))
+            else:
+                _print_segments(document)
+
+
+@app.command("rules-check")
+def rules_check(
+    rules: Annotated[str, typer.Argument(help="segment rules (YAML)")],
+    catalogue: Annotated[str | None, typer.Option(help="attribute catalogue (YAML); default: the one shipped")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Whether a rules file can be used; else file, place, value and what would be right."""
+    from rules import CATALOGUE_PATH
+    from transforms.rules_file import load_catalogue, load_rules
+
+    rule_set = load_rules(rules, load_catalogue(catalogue or CATALOGUE_PATH))
+    if as_json:
+        print(json.dumps({"version": rule_set.version, "segments": [rule.name for rule in rule_set.rules]}))
+    else:
+        typer.echo(f"{rules}: version {rule_set.version}, {len(rule_set.rules)} segments, all good")
+
+
+def main() -> None:
+    """Run the command line; a fault of ours is one line on stderr and its exit status."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    try:
+        app()
+    except ForecourtError as fault:
+        print(f"forecourt: {fault}", file=sys.stderr)
+        sys.exit(fault.exit_status)
+    except BrokenPipeError:
+        sys.exit(EXIT_UNUSABLE_INPUT)
+
+
+def _ids(user: str) -> Iterator[str]:
+    if user != "-":
+        yield user
+        return
+    for line in sys.stdin:
+        if line.strip():
+            yield line.rstrip("\r\n")
+
+
+def _pages(ids: Iterable[str]) -> Iterator[list[str]]:
+    page: list[str] = []
+    for each in ids:
+        page.append(each)
+        if len(page) == _ROWS_AT_ONCE:
+            yield page
+            page = []
+    if page:
+        yield page
+
+
+def _print_segments(document: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    if document["as_of"] is None:
+        typer.echo(f"{document['user']}: no row")
+        return
+    table = Table(title=f"{document['user']} at {document['at']}, rules version {document['rule_version']}", title_justify="left")
+    for column in ("segment", "score", "matching", "views", "until"):
+        table.add_column(column, justify="left" if column in {"segment", "until"} else "right")
+    for each in document["segments"]:
+        table.add_row(each["name"], f"{each['score']:.3f}", str(each["matching"]), str(each["views"]), each["until"])
+    Console().print(table if document["segments"] else f"{document['user']}: in no segment at {document['at']}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Where dead letters go: ``file:PATH`` (JSON lines, appended) or ``pubsub://PROJECT/topics/TOPIC``."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+import apache_beam as beam
+import msgspec
+
+from schemas.dead_letter import DeadLetter
+from schemas.errors import ConfigError, shown
+
+_ENCODE: Final = msgspec.json.Encoder().encode
+_DECODE: Final = msgspec.json.Decoder(DeadLetter).decode
+
+
+class Sink(Protocol):
+    """Takes messages for good: when ``write`` returns, they are kept."""
+
+    def write(self, messages: Sequence[bytes]) -> None:
+        """Keep the messages."""
+
+
+class FileSink:
+    """Appends each batch to a file with one write, so that several processes can share it."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def write(self, messages: Sequence[bytes]) -> None:
+        """Append the messages, one a line; the file comes into being with the first."""
+        data = b"".join(message + b"\n" for message in messages)
+        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            while data:
+                data = data[os.write(file, data) :]
+        finally:
+            os.close(file)
+
+
+def check_sink_uri(uri: str) -> str:
+    """The URI itself; ``ConfigError`` when no sink can be opened at it."""
+    if uri.startswith("file:") and len(uri) > len("file:"):
+        folder = Path(uri.removeprefix("file:")).parent
+        if folder.is_dir():
+            return uri
+        msg = f"dead letters == {uri}, must lie in a folder that exists: {folder}"
+        raise ConfigError(msg)
+    project, _, topic = uri.removeprefix("pubsub://").partition("/topics/")
+    if uri.startswith("pubsub://") and project and topic:
+        return uri
+    msg = f"dead letters == {shown(uri)}, must be file:PATH or pubsub://PROJECT/topics/TOPIC"
+    raise ConfigError(msg)
+
+
+def encode_dead_letter(letter: DeadLetter) -> bytes:
+    """The letter as one line of JSON."""
+    return _ENCODE(letter)
+
+
+def decode_dead_letter(line: bytes) -> DeadLetter:
+    """The letter in a line of JSON; ``msgspec.DecodeError`` when it is none."""
+    return _DECODE(line)
+
+
+@dataclasses.dataclass(eq=False)
+class WriteDeadLetters(beam.PTransform):  # type: ignore[misc]
+    """Lists of dead letters → a sink, in the bundle that made them, so before anything is acknowledged."""
+
+    uri: str
+
+    def expand(self, letters: beam.PCollection[list[DeadLetter]]) -> beam.PCollection[int]:
+        """Write each list; how many were written."""
+        return letters | "Keep" >> beam.ParDo(_WriteDeadLetters(self.uri)).with_output_types(int)
+
+
+class _WriteDeadLetters(beam.DoFn):  # type: ignore[misc]
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+
+    def setup(self) -> None:
+        self._sink = open_sink(self._uri)
+
+    def process(self, letters: list[DeadLetter]) -> Iterator[int]:
+        self._sink.write([encode_dead_letter(letter) for letter in letters])
+        yield len(letters)
+
+
+def open_sink(uri: str) -> Sink:
+    """The sink at a URI."""
+    if uri.startswith("file:"):
+        return FileSink(uri.removeprefix("file:"))
+    from pipelines.pubsub import TopicSink
+
+    return TopicSink(uri)

@@ -1,0 +1,1 @@
+"""What things look like: event, attribute catalogue, rules, view, profile row. No I/O, no Beam."""

@@ -1,0 +1,84 @@
+"""A dead letter: a message that could not be used, why, and what of it may be kept. JSON, one a line or a message.
+
+The payload has pseudonyms for ids and only what an event may hold, so it can be kept, read by people and replayed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from schemas.catalogue import Catalogue
+from schemas.event import MAX_EXPERIMENT_BYTES, MAX_ID_BYTES, WireEvent
+from schemas.pseudonym import is_pseudonym, replaced
+
+_IDENTITIES: Final = ("user_id", "anonymous_id")
+
+REASONS: Final = {
+    "not_utf8": "the message is not UTF-8 text",
+    "not_json": "the message is not one JSON value",
+    "not_finite": "a number is NaN or infinite",
+    "too_large": "the message is longer than 64 KiB",
+    "too_deep": "the JSON nests deeper than 32 levels",
+    "missing": "a required field is missing",
+    "wrong_type": "a field has the wrong JSON type",
+    "unknown_event_type": "event_type is none of the known ones",
+    "bad_time": "event_time is not an RFC 3339 date-time with an offset",
+    "future": "event_time is more than 5 minutes ahead of the clock",
+    "bad_id": "an id is empty, longer than 256 bytes or has control characters",
+    "no_identity": "neither user_id nor anonymous_id is given",
+    "bad_attribute": "an attribute has the wrong kind or is too long",
+    "bad_experiment": "the experiment object is larger than 8 KiB",
+    "store_refused": "the store refused the view for good",
+}
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a message was refused; ``payload`` is the sanitised event, ``None`` where nothing may be kept of it."""
+
+    reason: str
+    field: str | None
+    message: str
+    refused_at: str
+    size: int
+    payload: dict[str, Any] | None
+
+
+def sanitised_payload(raw: Any, catalogue: Catalogue, pseudonym: Callable[[str], str]) -> dict[str, Any] | None:
+    """What may be kept of a parsed message: known fields of bearable size, ids as pseudonyms; ``None`` when it is no object.
+
+    ``pseudonym`` maps a raw id to its pseudonym.
+    """
+    if not isinstance(raw, dict):
+        return None
+    ids = {str(raw[name]) for name in _IDENTITIES if raw.get(name) is not None and _bearable(raw[name])}
+    pseudonyms = {raw_id: raw_id if is_pseudonym(raw_id) else pseudonym(raw_id) for raw_id in ids}
+    kept: dict[str, Any] = {}
+    for name in WireEvent.__struct_fields__:
+        value = raw.get(name)
+        if name in _IDENTITIES:
+            if str(value) in pseudonyms:
+                kept[name] = pseudonyms[str(value)]
+        elif name == "attributes":
+            if isinstance(value, dict):
+                kept[name] = {key: item for key, item in value.items() if key in catalogue.attributes and _bearable(item)}
+        elif name == "experiment":
+            if isinstance(value, dict) and len(json.dumps(value)) <= MAX_EXPERIMENT_BYTES and _encodable(json.dumps(value)):
+                kept[name] = replaced(value, pseudonyms)
+        elif name in raw and _bearable(value):
+            kept[name] = value
+    return {**kept, "pseudonymised": True}
+
+
+def _bearable(value: Any) -> bool:
+    if isinstance(value, str):
+        return len(value) <= MAX_ID_BYTES and _encodable(value)
+    return value is None or isinstance(value, bool | float) or (isinstance(value, int) and value.bit_length() < 64)
+
+
+def _encodable(text: str) -> bool:
+    """False for text with lone surrogates, which JSON can spell and UTF-8 can't."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)

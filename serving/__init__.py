@@ -1,0 +1,1 @@
+"""The serving layer: thin, so that the gateway starts fast. Never imports Beam, Great Expectations or pandas."""

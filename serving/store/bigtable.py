@@ -1,0 +1,289 @@
+"""Profile rows in Bigtable through the data client: bulk calls, a deadline on each, every entry's error looked at."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import threading
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, Final
+
+import grpc
+from google.api_core import exceptions as api
+from google.cloud.bigtable.data import (
+    BigtableDataClient,
+    DeleteAllFromRow,
+    MutationsExceptionGroup,
+    ReadRowsQuery,
+    Row,
+    RowMutationEntry,
+    RowRange,
+    SetCell,
+    Table,
+)
+from google.cloud.bigtable.data.row_filters import (
+    CellsColumnLimitFilter,
+    CellsRowLimitFilter,
+    ColumnRangeFilter,
+    RowFilter,
+    RowFilterChain,
+    RowFilterUnion,
+    TimestampRangeFilter,
+)
+
+from schemas.errors import StoreError, StoreUnavailableError
+from schemas.instants import clock_ms
+from schemas.profile_row import (
+    CURRENT,
+    FAMILIES,
+    MAX_CLOCK_SKEW_MS,
+    MEMBERSHIP,
+    PROFILE,
+    RETENTION_MS,
+    SPEED,
+    SUMMARY,
+    ProfileRow,
+    ViewCell,
+    decode_row,
+)
+from serving.store.protocol import Appended, Refusal, RowUpdate, WindowRead
+from serving.store.recent import RecentCells
+
+READ_DEADLINE_S: Final = 10.0
+ROW_DEADLINE_S: Final = 0.25
+WRITE_DEADLINE_S: Final = 30.0
+ADMIN_DEADLINE_S: Final = 30.0
+CHECK_DEADLINE_S: Final = 5.0
+MAX_READS_IN_FLIGHT: Final = 16
+MAX_ROWS_A_READ: Final = 250
+MAX_ENTRIES_A_WRITE: Final = 1_000  # Bigtable allows 100,000 mutations a request; the emulator doesn't check
+
+_EMULATOR: Final = "BIGTABLE_EMULATOR_HOST"
+_PERMANENT: Final = (
+    api.InvalidArgument,
+    api.OutOfRange,
+    api.FailedPrecondition,
+    api.NotFound,
+    api.PermissionDenied,
+    api.Unauthenticated,
+)
+
+_clients: dict[str, BigtableDataClient] = {}
+_clients_lock = threading.Lock()
+
+
+class BigtableStore:
+    """``serving.store.Store`` over one Bigtable table. One client a project in a process, at most 16 reads in flight."""
+
+    def __init__(self, uri: str, project: str, instance: str, table: str) -> None:
+        self.uri = uri
+        self._names = (project, instance, table)
+        self._opened: Table | None = None
+        self._lock = threading.Lock()
+        self._last_read = 0
+        self._known = RecentCells()
+        self._readers = ThreadPoolExecutor(MAX_READS_IN_FLIGHT, thread_name_prefix="bigtable-read")
+
+    def init(self) -> list[str]:
+        """Create the table and the families that are missing, each with its garbage collection."""
+        from google.cloud import bigtable_admin_v2 as admin
+        from google.cloud.bigtable_admin_v2.services.bigtable_table_admin.transports import BigtableTableAdminGrpcTransport
+        from google.protobuf.duration_pb2 import Duration
+
+        emulator = os.environ.get(_EMULATOR)
+        transport = BigtableTableAdminGrpcTransport(channel=grpc.insecure_channel(emulator)) if emulator else None
+        client = admin.BaseBigtableTableAdminClient(transport=transport)
+        project, instance, table = self._names
+        parent = f"projects/{project}/instances/{instance}"
+        age = admin.GcRule(max_age=Duration(seconds=RETENTION_MS // 1000))
+        newest = admin.GcRule(max_num_versions=1)
+        families = {name: admin.ColumnFamily(gc_rule=age if name == SPEED else newest) for name in FAMILIES}
+        created: list[str] = []
+        with self._translated_faults(ADMIN_DEADLINE_S):
+            try:
+                client.create_table(parent=parent, table_id=table, table=admin.Table(), timeout=ADMIN_DEADLINE_S)
+                created.append(f"table {table}")
+            except api.AlreadyExists:
+                pass
+            name = f"{parent}/tables/{table}"
+            have = set(client.get_table(name=name, timeout=ADMIN_DEADLINE_S).column_families)
+            change = admin.ModifyColumnFamiliesRequest.Modification
+            missing = [change(id=family, create=rule) for family, rule in families.items() if family not in have]
+            if missing:
+                client.modify_column_families(name=name, modifications=missing, timeout=ADMIN_DEADLINE_S)
+                created += [f"family {modification.id}" for modification in missing]
+        return created
+
+    def check(self) -> None:
+        """Return when the table can be read within five seconds."""
+        with self._translated_faults(CHECK_DEADLINE_S):
+            self._table.read_row(b"0", row_filter=_ROW, operation_timeout=CHECK_DEADLINE_S, attempt_timeout=CHECK_DEADLINE_S)
+
+    def append(self, views: Sequence[tuple[str, ViewCell]]) -> Appended:
+        """Write views, each under its own event time; "new" is as far as this process remembers."""
+        by_row: dict[str, list[int]] = defaultdict(list)
+        for index, (key, _) in enumerate(views):
+            by_row[key].append(index)
+        groups = list(by_row.items())
+        entries = [
+            RowMutationEntry(
+                key,
+                [
+                    SetCell(SPEED, views[i][1].qualifier, views[i][1].value, timestamp_micros=views[i][1].time * 1000)
+                    for i in indexes
+                ],
+            )
+            for key, indexes in groups
+        ]
+        refused = [Refusal(index, fault.message) for fault in self._mutate(entries) for index in groups[fault.index][1]]
+        lost = {fault.index for fault in refused}
+        return Appended(len(self._known.split([view for index, view in enumerate(views) if index not in lost]).new), refused)
+
+    def read_windows(self, keys: Sequence[str], limit: int) -> WindowRead:
+        """At most ``limit`` newest view cells of each row; the read's time is the clock just before it."""
+        with self._lock:
+            time = self._last_read = max(clock_ms(), self._last_read + 1)
+        cells: dict[str, list[ViewCell]] = {key: [] for key in keys}
+        window = RowFilterChain([ColumnRangeFilter(SPEED), CellsColumnLimitFilter(1), CellsRowLimitFilter(limit)])
+        for row in self._read(keys, window):
+            cells[row.row_key.decode()] = [ViewCell(cell.qualifier, cell.value) for cell in row]
+        return WindowRead(time, cells)
+
+    def write_memberships(self, updates: Sequence[RowUpdate]) -> list[Refusal]:
+        """Write membership and profile under the time of the read that produced them; readers take the newest."""
+        entries = [
+            RowMutationEntry(
+                update.key,
+                [
+                    SetCell(MEMBERSHIP, CURRENT, update.membership, timestamp_micros=update.time * 1000),
+                    SetCell(PROFILE, SUMMARY, update.profile, timestamp_micros=update.time * 1000),
+                ],
+            )
+            for update in updates
+        ]
+        return self._mutate(entries)
+
+    def read_row(self, key: str) -> ProfileRow:
+        """The membership and profile of one row, within 250 ms."""
+        with self._translated_faults(ROW_DEADLINE_S):
+            row = self._table.read_row(
+                key, row_filter=_newest_until(clock_ms()), operation_timeout=ROW_DEADLINE_S, attempt_timeout=ROW_DEADLINE_S
+            )
+        return _profile_row(key, row)
+
+    def read_rows(self, keys: Sequence[str]) -> dict[str, ProfileRow]:
+        """The rows of all keys, read in bulk."""
+        found = {row.row_key.decode(): row for row in self._read(keys, _newest_until(clock_ms()))}
+        return {key: _profile_row(key, found.get(key)) for key in keys}
+
+    def forget(self, key: str) -> None:
+        """Delete the row with all it holds."""
+        for fault in self._mutate([RowMutationEntry(key, [DeleteAllFromRow()])]):
+            raise StoreError(fault.message)
+
+    def scan(self) -> Iterator[ProfileRow]:
+        """Every row with a membership, in order of key, read as a stream."""
+        with self._translated_faults(WRITE_DEADLINE_S):
+            query = ReadRowsQuery(row_ranges=[RowRange()], row_filter=_newest_until(clock_ms()))
+            for row in self._table.read_rows_stream(query, attempt_timeout=WRITE_DEADLINE_S):
+                yield _profile_row(row.row_key.decode(), row)
+
+    def close(self) -> None:
+        """Stop the reading threads; the process's client stays open for other stores."""
+        self._readers.shutdown()
+
+    @property
+    def _table(self) -> Table:
+        if self._opened is None:
+            project, instance, table = self._names
+            with _clients_lock:
+                if project not in _clients:
+                    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # "connecting to the emulator"
+                        _clients[project] = BigtableDataClient(project=project)
+                self._opened = _clients[project].get_table(instance, table)
+        return self._opened
+
+    def _read(self, keys: Sequence[str], row_filter: RowFilter) -> list[Row]:
+        pages = [list(keys[i : i + MAX_ROWS_A_READ]) for i in range(0, len(keys), MAX_ROWS_A_READ)]
+        if not pages:
+            return []
+        self._table  # noqa: B018  (connect once, not in every thread)
+
+        def read(page: list[str]) -> list[Row]:
+            query = ReadRowsQuery(row_keys=page, row_filter=row_filter)
+            with self._translated_faults(READ_DEADLINE_S):
+                return self._table.read_rows(query, operation_timeout=READ_DEADLINE_S, attempt_timeout=READ_DEADLINE_S)
+
+        found = [read(pages[0])] if len(pages) == 1 else self._readers.map(read, pages)
+        return [row for page in found for row in page]
+
+    def _mutate(self, entries: list[RowMutationEntry]) -> list[Refusal]:
+        refused: list[Refusal] = []
+        for start in range(0, len(entries), MAX_ENTRIES_A_WRITE):
+            page = entries[start : start + MAX_ENTRIES_A_WRITE]
+            try:
+                with self._translated_faults(WRITE_DEADLINE_S):
+                    self._table.bulk_mutate_rows(page, operation_timeout=WRITE_DEADLINE_S, attempt_timeout=WRITE_DEADLINE_S)
+            except MutationsExceptionGroup as group:
+                refused += [Refusal(start + index, message) for index, message in self._permanent(group)]
+        return refused
+
+    def _permanent(self, group: MutationsExceptionGroup) -> list[tuple[int, str]]:
+        """The entries refused for good; raises when any failed in a way that may pass, or the table itself is missing."""
+        permanent: list[tuple[int, str]] = []
+        for failed in group.exceptions:
+            cause: BaseException | None = failed.__cause__
+            if isinstance(cause, api.NotFound | api.PermissionDenied | api.Unauthenticated):
+                raise self._fault_of(cause, WRITE_DEADLINE_S) from group
+            if not isinstance(cause, _PERMANENT) or failed.index is None:
+                msg = f"store {self.uri} did not take a write in {WRITE_DEADLINE_S:.0f} s: {cause}"
+                raise StoreUnavailableError(msg) from group
+            permanent.append((failed.index, str(cause)))
+        return permanent
+
+    @contextmanager
+    def _translated_faults(self, deadline_s: float) -> Iterator[None]:
+        try:
+            yield
+        except api.GoogleAPICallError as error:
+            raise self._fault_of(error, deadline_s) from error
+        except (api.RetryError, grpc.RpcError, TimeoutError) as error:
+            raise self._fault_of(error, deadline_s) from error
+
+    def _fault_of(self, error: BaseException, deadline_s: float) -> StoreError:
+        reason = str(error).strip().splitlines()[0][:200] if str(error) else type(error).__name__
+        if isinstance(error, api.NotFound):
+            return StoreError(
+                f"store {self.uri}: table or family missing ({reason}); create it: forecourt store init --store {self.uri}"
+            )
+        if isinstance(error, _PERMANENT):
+            return StoreError(f"store {self.uri}: {reason}")
+        where = os.environ.get(_EMULATOR)
+        hint = (
+            f"is the emulator at {_EMULATOR}={where} running (forecourt emulators)?"
+            if where
+            else "can this machine reach Bigtable?"
+        )
+        return StoreUnavailableError(f"store {self.uri} does not answer within {deadline_s:g} s: {reason}; {hint}")
+
+
+def _newest_until(now: int) -> RowFilter:
+    """Membership and profile, the newest cell each, none from further ahead than clocks may differ."""
+    end = dt.datetime.fromtimestamp((now + MAX_CLOCK_SKEW_MS) / 1000, dt.UTC)
+    return RowFilterChain([_ROW, TimestampRangeFilter(end=end), CellsColumnLimitFilter(1)])
+
+
+def _profile_row(key: str, row: Row | None) -> ProfileRow:
+    cells: dict[tuple[Any, Any], bytes] = {(cell.family, cell.qualifier): cell.value for cell in row} if row else {}
+    return decode_row(key, cells.get((MEMBERSHIP, CURRENT)), cells.get((PROFILE, SUMMARY)))
+
+
+def _column(family: str, qualifier: bytes) -> RowFilter:
+    return ColumnRangeFilter(family, start_qualifier=qualifier, end_qualifier=qualifier)
+
+
+_ROW: Final = RowFilterUnion([_column(MEMBERSHIP, CURRENT), _column(PROFILE, SUMMARY)])

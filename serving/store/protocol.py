@@ -1,0 +1,81 @@
+"""What every store of profile rows can do. All writes are idempotent and may come in any order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from schemas.profile_row import ProfileRow, ViewCell
+
+
+class Refusal(NamedTuple):
+    """One write that the store refused for good: its index in the call's sequence, and why."""
+
+    index: int
+    message: str
+
+
+class Appended(NamedTuple):
+    """How an append went: cells that weren't there before, as far as the store can tell, and those refused for good."""
+
+    new: int
+    refused: list[Refusal]
+
+
+class WindowRead(NamedTuple):
+    """The newest cells of each asked row, newest first; of two reads with unequal ``time`` the greater saw no less.
+
+    Bigtable's is the clock, ms UTC; SQLite counts appends.
+    """
+
+    time: int
+    cells: dict[str, list[ViewCell]]
+
+
+class RowUpdate(NamedTuple):
+    """What a read of a row's views produced; views older than ``keep_from`` (ms UTC) may be collected."""
+
+    key: str
+    time: int
+    membership: bytes
+    profile: bytes
+    keep_from: int
+
+
+class Store(Protocol):
+    """A table of profile rows. Every call has a deadline.
+
+    Calls raise ``StoreUnavailableError`` for a fault that may pass and ``StoreError`` for one that stays.
+    """
+
+    uri: str
+
+    def init(self) -> list[str]:
+        """Create what is missing; the names of what was created. Safe to repeat."""
+
+    def check(self) -> None:
+        """Return when the table can be read; else raise an error that says what to do."""
+
+    def append(self, views: Sequence[tuple[str, ViewCell]]) -> Appended:
+        """Write views into their rows; writing one twice changes nothing."""
+
+    def read_windows(self, keys: Sequence[str], limit: int) -> WindowRead:
+        """At most ``limit`` newest view cells of each row; a row without views has an empty list."""
+
+    def write_memberships(self, updates: Sequence[RowUpdate]) -> list[Refusal]:
+        """Write membership and profile; of several writes to a row, the one with the newest read stays."""
+
+    def read_row(self, key: str) -> ProfileRow:
+        """The membership and profile of one row."""
+
+    def read_rows(self, keys: Sequence[str]) -> dict[str, ProfileRow]:
+        """The rows of all keys; one that isn't there has ``None`` in its fields."""
+
+    def forget(self, key: str) -> None:
+        """Delete the row with all it holds."""
+
+    def scan(self) -> Iterator[ProfileRow]:
+        """Every row, in order of key."""
+
+    def close(self) -> None:
+        """Give back connections; the store can't be used afterwards."""

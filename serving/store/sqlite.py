@@ -1,0 +1,172 @@
+"""Profile rows in one SQLite file: nothing to install, safe for several processes (WAL, immediate transactions)."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from schemas.errors import StoreError, StoreUnavailableError
+from schemas.profile_row import ProfileRow, ViewCell, decode_row, view_cell
+from serving.store.protocol import Appended, Refusal, RowUpdate, WindowRead
+from serving.store.recent import RecentCells
+
+BUSY_TIMEOUT_S: Final = 30.0
+_SCAN_PAGE: Final = 500
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS views (
+    row TEXT NOT NULL, qualifier BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (row, qualifier)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS profiles (
+    row TEXT NOT NULL PRIMARY KEY, time INTEGER NOT NULL, membership BLOB NOT NULL, profile BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS appends (one INTEGER PRIMARY KEY CHECK (one = 1), done INTEGER NOT NULL);
+INSERT OR IGNORE INTO appends VALUES (1, 0);
+"""
+
+
+class SQLiteStore:
+    """``serving.store.Store`` over one file. A connection a thread; the file need not exist before ``init``."""
+
+    def __init__(self, uri: str, path: str) -> None:
+        self.uri = uri
+        self.path = path
+        self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+        self._known = RecentCells()
+
+    def init(self) -> list[str]:
+        """Create the file and its tables where missing; safe to repeat and in several processes at once."""
+        if not Path(self.path).parent.is_dir():
+            msg = f"store == {self.uri}, must lie in a folder that exists: {Path(self.path).parent}"
+            raise StoreError(msg)
+        existed = Path(self.path).exists()
+        with self._transaction() as connection:
+            for statement in _SCHEMA.split(";"):
+                connection.execute(statement)
+        return [] if existed else [self.path]
+
+    def check(self) -> None:
+        """Return when the file is there and has the tables."""
+        if not Path(self.path).is_file():
+            msg = f"store == {self.uri} does not exist, must be created first: forecourt store init --store {self.uri}"
+            raise StoreError(msg)
+        self.read_row("")
+
+    def append(self, views: Sequence[tuple[str, ViewCell]]) -> Appended:
+        """Write views; a copy is one that is in its row, or that this process remembers writing."""
+        split = self._known.split(views)
+        insert = "INSERT OR IGNORE INTO views VALUES (?, ?, ?)"
+        with self._transaction() as connection:
+            new = connection.executemany(insert, [(key, *cell) for key, cell in split.new]).rowcount if split.new else 0
+            connection.executemany(insert, [(key, *cell) for key, cell in split.known])
+            connection.execute("UPDATE appends SET done = done + 1")
+        return Appended(new, [])
+
+    def read_windows(self, keys: Sequence[str], limit: int) -> WindowRead:
+        """At most ``limit`` newest view cells of each row, as of one snapshot."""
+        query = "SELECT qualifier, value FROM views WHERE row = ? ORDER BY qualifier LIMIT ?"
+        with self._snapshot() as connection:
+            (time,) = connection.execute("SELECT done FROM appends").fetchone()
+            cells = {key: [ViewCell(*found) for found in connection.execute(query, (key, limit))] for key in keys}
+        return WindowRead(time, cells)
+
+    def write_memberships(self, updates: Sequence[RowUpdate]) -> list[Refusal]:
+        """Write membership and profile where no newer read has written, and collect views older than ``keep_from``."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "INSERT INTO profiles VALUES (?, ?, ?, ?) ON CONFLICT (row) DO UPDATE SET"
+                " time = excluded.time, membership = excluded.membership, profile = excluded.profile WHERE excluded.time >= time",
+                [(update.key, update.time, update.membership, update.profile) for update in updates],
+            )
+            connection.executemany(
+                "DELETE FROM views WHERE row = ? AND qualifier >= ?",
+                [(update.key, view_cell(update.keep_from, "", b"").qualifier[:8]) for update in updates],
+            )
+        return []
+
+    def read_row(self, key: str) -> ProfileRow:
+        """The membership and profile of one row."""
+        return self.read_rows([key])[key]
+
+    def read_rows(self, keys: Sequence[str]) -> dict[str, ProfileRow]:
+        """The rows of all keys, as of one snapshot."""
+        query = "SELECT membership, profile FROM profiles WHERE row = ?"
+        with self._snapshot() as connection:
+            found = {key: connection.execute(query, (key,)).fetchone() or (None, None) for key in keys}
+        return {key: decode_row(key, *cells) for key, cells in found.items()}
+
+    def forget(self, key: str) -> None:
+        """Delete the row with all it holds."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM views WHERE row = ?", (key,))
+            connection.execute("DELETE FROM profiles WHERE row = ?", (key,))
+
+    def scan(self) -> Iterator[ProfileRow]:
+        """Every row that has a membership, in order of key; a page is one snapshot."""
+        after = ""
+        while True:
+            with self._snapshot() as connection:
+                query = "SELECT row, membership, profile FROM profiles WHERE row > ? ORDER BY row LIMIT ?"
+                page = connection.execute(query, (after, _SCAN_PAGE)).fetchall()
+            if not page:
+                return
+            yield from (decode_row(*cells) for cells in page)
+            after = page[-1][0]
+
+    def close(self) -> None:
+        """Close the connections of all threads."""
+        while self._connections:
+            self._connections.pop().close()
+        self._local = threading.local()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._translated_faults():
+            connection = self._connection()
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[sqlite3.Connection]:
+        with self._translated_faults():
+            connection = self._connection()
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                connection.execute("COMMIT")
+
+    @contextmanager
+    def _translated_faults(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error) or "busy" in str(error):
+                msg = f"store {self.uri} has been locked for {BUSY_TIMEOUT_S:.0f} s: {error}"
+                raise StoreUnavailableError(msg) from error
+            msg = f"store {self.uri}: {error}; was it created? forecourt store init --store {self.uri}"
+            raise StoreError(msg) from error
+        except sqlite3.DatabaseError as error:
+            msg = f"store {self.uri}: {error}; must be a file that forecourt store init made"
+            raise StoreError(msg) from error
+
+    def _connection(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute("PRAGMA cache_size = -65536")
+            self._local.connection = connection
+            self._connections.append(connection)
+        return connection

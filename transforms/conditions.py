@@ -1,0 +1,74 @@
+"""Which views match which rules: a condition as a function of attributes, and a table of answers by packed attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.catalogue import AttributeValue
+from schemas.rules import All, Any_, Band, Condition, Equals, Not
+from schemas.view import unpack_attributes
+
+Predicate = Callable[[Mapping[str, AttributeValue]], bool]
+
+MAX_ROWS: Final = 1 << 16
+
+
+def predicate_of(condition: Condition) -> Predicate:
+    """The condition as a function of a view's attributes; an attribute that the view lacks makes it false.
+
+    >>> predicate_of(Not(Equals("fuel_type", frozenset({"diesel"}))))({})
+    True
+    """
+    if isinstance(condition, Equals):
+        name, values = condition
+        return lambda attributes: attributes.get(name) in values
+    if isinstance(condition, Band):
+        name, gte, gt, lte, lt = condition
+        return lambda attributes: (have := attributes.get(name)) is not None and gte <= have <= lte and gt < have < lt  # type: ignore[operator]
+    if isinstance(condition, Not):
+        inner = predicate_of(condition.condition)
+        return lambda attributes: not inner(attributes)
+    parts = [predicate_of(part) for part in condition.conditions]
+    if isinstance(condition, All):
+        return lambda attributes: all(part(attributes) for part in parts)
+    assert isinstance(condition, Any_)
+    return lambda attributes: any(part(attributes) for part in parts)
+
+
+class MatchTable:
+    """Matches by distinct packed attributes: ``table[row, rule]`` is 1 where a view with them matches the rule.
+
+    Marketplaces show the same listings to many users, so a view's conditions are mostly looked up, not evaluated.
+    Holds at most ``MAX_ROWS`` rows, then starts anew.
+    """
+
+    def __init__(self, conditions: Sequence[Condition]) -> None:
+        self._predicates = [predicate_of(condition) for condition in conditions]
+        self._rows: dict[bytes, int] = {}
+        self.table: NDArray[np.uint8] = np.zeros((1024, len(conditions)), np.uint8)
+
+    def rows_of(self, packed: Sequence[bytes]) -> NDArray[np.int32]:
+        """The rows of ``table`` for these packed attributes, int32[n]; valid until the next call."""
+        try:
+            return np.array([self._rows[attributes] for attributes in packed], np.int32)
+        except KeyError:
+            self._learn(packed)
+        return np.array([self._rows[attributes] for attributes in packed], np.int32)
+
+    def _learn(self, packed: Sequence[bytes]) -> None:
+        new = [attributes for attributes in dict.fromkeys(packed) if attributes not in self._rows]
+        if len(self._rows) + len(new) > MAX_ROWS:
+            self._rows.clear()
+            new = list(dict.fromkeys(packed))
+        needed = len(self._rows) + len(new)
+        if needed > len(self.table):
+            self.table = np.concatenate([self.table, np.zeros((needed, self.table.shape[1]), np.uint8)])
+        for attributes in new:
+            view = unpack_attributes(attributes)
+            row = len(self._rows)
+            self.table[row] = [predicate(view) for predicate in self._predicates]
+            self._rows[attributes] = row

@@ -1,0 +1,222 @@
+"""Message bytes → checked events, or a dead letter that says what is wrong. Everything is bounded before it is parsed deep."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple
+
+import apache_beam as beam
+import msgspec
+
+from schemas.catalogue import Catalogue, keep_attributes
+from schemas.dead_letter import DeadLetter, sanitised_payload
+from schemas.errors import EventError, shown
+from schemas.event import FUTURE_TOLERANCE_MS, MAX_DEPTH, MAX_EXPERIMENT_BYTES, MAX_ID_BYTES, MAX_MESSAGE_BYTES, Event, WireEvent
+from schemas.instants import clock_ms, format_instant, parse_instant
+from schemas.pseudonym import Pseudonyms, is_pseudonym
+from serving.keys import load_key
+from transforms.counters import READ, REFUSED, UNKNOWN_ATTRIBUTES, UNKNOWN_VALUES, count
+from transforms.rules_file import load_catalogue
+
+EVENTS: Final = "events"
+DEAD: Final = "dead"
+
+_DECODE: Final = msgspec.json.Decoder(WireEvent).decode
+_FIELD: Final = re.compile(r" - at `\$\.?([^`]*)`")
+_MISSING: Final = re.compile(r"missing required field `(\w+)`")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_BRACKETS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+_MAX_KEPT_FIELD: Final = 80
+
+
+class Decoded(NamedTuple):
+    """An event with how many of its attributes, and of its values, the catalogue doesn't know."""
+
+    event: Event
+    unknown_attributes: int
+    unknown_values: int
+
+
+def decode_event(data: bytes, catalogue: Catalogue, now: int | None) -> Decoded:
+    """The event in a message; ``now`` (ms UTC) is the clock that "ahead" is judged by, ``None`` when nothing is ahead.
+
+    Raises ``EventError`` with one of ``schemas.dead_letter.REASONS``.
+    """
+    if len(data) > MAX_MESSAGE_BYTES:
+        _refuse("too_large", None, f"message == {len(data)} bytes, must be at most {MAX_MESSAGE_BYTES}")
+    if data.count(b"{") + data.count(b"[") > MAX_DEPTH and (depth := _depth_of(data)) > MAX_DEPTH:
+        _refuse("too_deep", None, f"nesting == {depth}, must be at most {MAX_DEPTH} levels")
+    try:
+        wire = _DECODE(data)
+    except msgspec.ValidationError as error:
+        raise _validation_fault(str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _syntax_fault(data, str(error)) from error
+    _check_ids(wire)
+    try:
+        event_time = parse_instant(wire.event_time)
+    except ValueError as error:
+        raise EventError("bad_time", "event_time", f"event_time == {shown(wire.event_time)}, {error}") from error  # noqa: EM101, EM102
+    if now is not None and event_time > now + FUTURE_TOLERANCE_MS:
+        _refuse(
+            "future", "event_time", f"event_time == {wire.event_time}, must be at most 5 minutes ahead of {format_instant(now)}"
+        )
+    if wire.experiment is not None and len(json.dumps(wire.experiment)) > MAX_EXPERIMENT_BYTES:
+        _refuse("bad_experiment", "experiment", f"experiment, must be at most {MAX_EXPERIMENT_BYTES} bytes of JSON")
+    kept = keep_attributes(catalogue, wire.attributes or {})
+    event = Event(
+        wire.event_id,
+        wire.event_type,
+        event_time,
+        wire.user_id,
+        wire.anonymous_id,
+        wire.session_id,
+        wire.listing_id,
+        kept.attributes,
+        wire.experiment,
+        wire.pseudonymised,
+    )
+    return Decoded(event, kept.unknown_attributes, kept.unknown_values)
+
+
+def dead_letter_of(data: bytes, fault: EventError, catalogue: Catalogue, pseudonym: Callable[[str], str], now: int) -> DeadLetter:
+    """The dead letter for a message that ``decode_event`` refused; ids in it are pseudonyms."""
+    return DeadLetter(
+        reason=fault.reason,
+        field=fault.field,
+        message=str(fault),
+        refused_at=format_instant(now),
+        size=len(data),
+        payload=sanitised_payload(_parsed(data), catalogue, pseudonym),
+    )
+
+
+def _refuse(reason: str, field: str | None, message: str) -> None:
+    raise EventError(reason, field, message)
+
+
+def _check_ids(wire: WireEvent) -> None:
+    if wire.user_id is None and wire.anonymous_id is None:
+        _refuse("no_identity", "user_id", "user_id and anonymous_id are both absent, must give at least one")
+    for field in ("event_id", "user_id", "anonymous_id", "session_id", "listing_id"):
+        value = getattr(wire, field)
+        if value is None or (value.isascii() and value.isprintable()):
+            continue
+        if len(value.encode()) > MAX_ID_BYTES:
+            _refuse("bad_id", field, f"{field}, must be at most {MAX_ID_BYTES} bytes of UTF-8")
+        if _CONTROL.search(value):
+            _refuse("bad_id", field, f"{field}, must have no control characters")
+    if wire.pseudonymised:
+        for field, value in (("user_id", wire.user_id), ("anonymous_id", wire.anonymous_id)):
+            if value is not None and not is_pseudonym(value):
+                _refuse(
+                    "bad_id", field, f"{field}, must be a pseudonym (1:… with 64 hex digits) in an event with pseudonymised true"
+                )
+
+
+def _depth_of(data: bytes) -> int:
+    """How deep brackets nest outside strings."""
+    depth = deepest = 0
+    for token in _BRACKETS.finditer(data):
+        mark = token[0][:1]
+        if mark in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif mark in b"]}":
+            depth -= 1
+    return deepest
+
+
+def _validation_fault(text: str) -> EventError:
+    at = _FIELD.search(text)
+    field = at[1][:_MAX_KEPT_FIELD] or None if at else None
+    if missing := _MISSING.search(text):
+        return EventError("missing", missing[1], f"{missing[1]} is missing, must be given")
+    what = _FIELD.sub("", text)
+    if "Invalid enum value" in text:
+        return EventError("unknown_event_type", field, f"event_type: {what[:120]}, must be one of the event types")
+    if "out of range" in text:
+        return EventError("not_finite", field, f"{field}: a number is out of range, must be finite")
+    if "of length" in text:
+        return EventError("bad_id", field, f"{field}: {what}")
+    return EventError("wrong_type", field, f"{field or 'message'}: {what}")
+
+
+def _syntax_fault(data: bytes, text: str) -> EventError:
+    try:
+        decoded = data.decode()
+    except UnicodeDecodeError as error:
+        return EventError("not_utf8", None, f"byte {error.start} == {data[error.start : error.start + 1]!r}, must be UTF-8")
+    constants: list[str] = []
+    try:
+        json.loads(decoded, parse_constant=constants.append)
+    except (ValueError, RecursionError):
+        return EventError("not_json", None, f"message of {len(data)} bytes, must be one JSON object: {text}")
+    if constants:
+        return EventError("not_finite", None, f"a number == {constants[0]}, must be finite")
+    return EventError("not_json", None, f"message of {len(data)} bytes, must be one JSON object: {text}")
+
+
+def _parsed(data: bytes) -> Any:
+    """The message as Python data where it can be parsed at all; NaN and infinities become ``None``."""
+    if len(data) > MAX_MESSAGE_BYTES or _depth_of(data) > MAX_DEPTH:
+        return None
+    try:
+        return json.loads(data, parse_constant=lambda _: None)
+    except (ValueError, RecursionError):
+        return None
+
+
+@dataclasses.dataclass(eq=False)
+class DecodeEvents(beam.PTransform):  # type: ignore[misc]
+    """Lists of messages → ``events``: lists of events; ``dead``: lists of dead letters.
+
+    ``live``: events are judged by this machine's clock. ``shift``: ms added to each event time (a replay's rebase).
+    """
+
+    catalogue: str
+    key_from: str
+    live: bool = True
+    shift: int = 0
+
+    def expand(self, messages: beam.PCollection[list[bytes]]) -> Any:
+        """Apply to each message."""
+        work = _DecodeEvents(self.catalogue, self.key_from, live=self.live, shift=self.shift)
+        return messages | "Decode" >> beam.ParDo(work).with_outputs(DEAD, main=EVENTS)
+
+
+class _DecodeEvents(beam.DoFn):  # type: ignore[misc]
+    def __init__(self, catalogue: str, key_from: str, *, live: bool, shift: int) -> None:
+        self._catalogue_path, self._key_from, self._live, self._shift = catalogue, key_from, live, shift
+
+    def setup(self) -> None:
+        self._catalogue = load_catalogue(self._catalogue_path)
+        self._pseudonyms = Pseudonyms(load_key(self._key_from))
+
+    def process(self, messages: list[bytes]) -> Iterator[Any]:
+        now = clock_ms()
+        events, dead = [], []
+        unknown_attributes = unknown_values = 0
+        for data in messages:
+            try:
+                decoded = decode_event(data, self._catalogue, now if self._live else None)
+            except EventError as fault:
+                dead.append(dead_letter_of(data, fault, self._catalogue, self._pseudonyms, now))
+                continue
+            event = decoded.event
+            events.append(event._replace(event_time=event.event_time + self._shift) if self._shift else event)
+            unknown_attributes += decoded.unknown_attributes
+            unknown_values += decoded.unknown_values
+        count(READ, len(messages))
+        count(UNKNOWN_ATTRIBUTES, unknown_attributes)
+        count(UNKNOWN_VALUES, unknown_values)
+        for reason, number in Counter(letter.reason for letter in dead).items():
+            count(REFUSED + reason, number)
+        if events:
+            yield events
+        if dead:
+            yield beam.pvalue.TaggedOutput(DEAD, dead)

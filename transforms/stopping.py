@@ -1,0 +1,23 @@
+"""Stopping in good order: SIGTERM and SIGINT set a flag that sources look at; what was begun is finished."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Any, Final
+
+STOPPING: Final = threading.Event()
+
+
+def stop_on_signals() -> None:
+    """From now on the first SIGTERM or SIGINT asks sources to stop, the second ends the process at once."""
+    STOPPING.clear()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _ask)
+
+
+def _ask(number: int, _: Any) -> None:
+    if STOPPING.is_set():
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+    STOPPING.set()

@@ -1,0 +1,220 @@
+"""Maintain windows: views into their users' rows, the rows read back, membership and profile evaluated and written.
+
+The row is the window, so this holds no state: killed anywhere, run twice or by two processes, the rows come out the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+import apache_beam as beam
+import numpy as np
+
+from schemas.dead_letter import DeadLetter
+from schemas.errors import StoreUnavailableError
+from schemas.event import Event
+from schemas.instants import LAST_INSTANT_MS, clock_ms, format_instant
+from schemas.profile_row import RETENTION_MS, Profile, ViewCell, encode_cell, view_cell
+from schemas.rules import RuleSet
+from schemas.view import pack_attributes, unpack_attributes
+from serving.store import RowUpdate, Store, WindowRead, open_store
+from transforms.counters import APPLIED, DUPLICATE, REFUSED, count
+from transforms.membership import MAX_VIEWS, Rules, Views, evaluate, warm_up
+from transforms.rules_file import RulesFile
+from transforms.stopping import STOPPING
+
+READ_LIMIT: Final = MAX_VIEWS + 100  # room for copies that disagree; read again with more when that wasn't enough
+TOP_VALUES: Final = 5
+FIRST_WAIT_S: Final = 0.25
+LONGEST_WAIT_S: Final = 5.0
+_CACHED_PROFILES: Final = 1 << 16
+
+KeyedView = tuple[str, ViewCell]
+ROWS: Final = "rows"
+DEAD: Final = "dead"
+
+_log = logging.getLogger(__name__)
+
+
+class Maintained(NamedTuple):
+    """What one batch did: new views, copies, views that the store refused (with why), and the keys of rows written."""
+
+    new: int
+    copies: int
+    refused: list[tuple[KeyedView, str]]
+    keys: list[str]
+
+
+def keyed_view(event: Event) -> KeyedView:
+    """A ``listing_view`` with pseudonyms as a cell in its user's row."""
+    return event.profile_id, view_cell(event.event_time, event.event_id, pack_attributes(event.attributes))
+
+
+def views_of(cells: Sequence[ViewCell]) -> Views:
+    """The distinct views in a row's cells (newest first), in order of (event time, event id).
+
+    Of copies of one event that disagree the smallest event time counts, then the smallest value.
+    """
+    if len({cell.event for cell in cells}) < len(cells):
+        first: dict[bytes, ViewCell] = {}
+        for cell in cells:
+            known = first.get(cell.event)
+            if known is None or (cell.time, cell.value) < (known.time, known.value):
+                first[cell.event] = cell
+        cells = sorted(first.values())
+    prefixes = b"".join([cell.qualifier[:8] for cell in cells])
+    times = LAST_INSTANT_MS - np.frombuffer(prefixes, ">i8").astype(np.int64)[::-1]
+    return Views(times, [cell.value for cell in reversed(cells)])
+
+
+def profile_of(views: Views) -> Profile:
+    """The preference profile of a window: per category attribute the shares of its five most seen values."""
+    seen = Counter(itertools.chain.from_iterable(map(_categories, views.packed)))
+    shares: dict[str, dict[str, float]] = {}
+    for (name, value), number in sorted(seen.items(), key=lambda item: (item[0][0], -item[1], item[0][1])):
+        top = shares.setdefault(name, {})
+        if len(top) < TOP_VALUES:
+            top[value] = round(number / len(views.packed), 4)
+    return Profile(len(views.packed), int(views.times[-1]), shares)
+
+
+def update_of(key: str, cells: Sequence[ViewCell], read_time: int, rules: Rules) -> RowUpdate:
+    """What a row's membership and profile must be, from its cells as read at ``read_time``."""
+    views = views_of(cells)
+    as_of = int(views.times[-1])
+    kept = slice(max(int(np.searchsorted(views.times, as_of - RETENTION_MS, "right")), len(views.times) - MAX_VIEWS), None)
+    views = Views(views.times[kept], views.packed[kept])
+    return RowUpdate(key, read_time, encode_cell(evaluate(views, rules)), encode_cell(profile_of(views)), as_of - RETENTION_MS)
+
+
+def maintain_windows(store: Store, rules: Rules, views: Sequence[KeyedView]) -> Maintained:
+    """Append the views, read their rows back, evaluate, write. Each row is touched once.
+
+    Raises ``StoreUnavailableError`` when the store fails for now; doing it all again is then right.
+    """
+    appended = store.append(views)
+    refused = {refusal.index: refusal.message for refusal in appended.refused}
+    keys = list(dict.fromkeys(key for index, (key, _) in enumerate(views) if index not in refused))
+    read = _read_whole_windows(store, keys)
+    # A row can be empty here: its views are older than what the store keeps.
+    updates = [update_of(key, cells, read.time, rules) for key, cells in read.cells.items() if cells]
+    lost = {updates[refusal.index].key: refusal.message for refusal in store.write_memberships(updates)}
+    refused |= {index: lost[key] for index, (key, _) in enumerate(views) if key in lost and index not in refused}
+    new = min(appended.new, len(views) - len(refused))
+    copies = len(views) - len(refused) - new
+    return Maintained(new, copies, [(views[index], why) for index, why in sorted(refused.items())], keys)
+
+
+@dataclasses.dataclass(eq=False)
+class KeyByUser(beam.PTransform):  # type: ignore[misc]
+    """Lists of events → lists of (row key, view); events that aren't views are counted as applied, they change no row."""
+
+    def expand(self, events: beam.PCollection[list[Event]]) -> beam.PCollection[list[KeyedView]]:
+        """Apply to each list."""
+        return events | "Views" >> beam.ParDo(_KeyByUser()).with_output_types(list[KeyedView])
+
+
+@dataclasses.dataclass(eq=False)
+class MaintainWindows(beam.PTransform):  # type: ignore[misc]
+    """Lists of (row key, view) → ``rows``: lists of the keys written; ``dead``: lists of dead letters.
+
+    While the store is unavailable it waits and tries again; only a fault that stays fails the bundle.
+    """
+
+    store: str
+    rules: str
+    catalogue: str
+
+    def expand(self, views: beam.PCollection[list[KeyedView]]) -> Any:
+        """Apply to each list."""
+        work = _MaintainWindows(self.store, self.rules, self.catalogue)
+        return views | "Rows" >> beam.ParDo(work).with_outputs(DEAD, main=ROWS)
+
+
+class _KeyByUser(beam.DoFn):  # type: ignore[misc]
+    def process(self, events: list[Event]) -> Iterator[list[KeyedView]]:
+        views = [keyed_view(event) for event in events if event.event_type == "listing_view"]
+        count(APPLIED, len(events) - len(views))
+        if views:
+            yield views
+
+
+class _MaintainWindows(beam.DoFn):  # type: ignore[misc]
+    def __init__(self, store: str, rules: str, catalogue: str) -> None:
+        self._store_uri = store
+        self._rules_file = RulesFile(rules, catalogue)
+
+    def setup(self) -> None:
+        self._store = open_store(self._store_uri)
+        self._prepared: tuple[RuleSet, Rules] | None = None
+        warm_up()
+
+    def teardown(self) -> None:
+        self._store.close()
+
+    def process(self, views: list[KeyedView]) -> Iterator[Any]:
+        done = self._maintain(views)
+        count(APPLIED, done.new)
+        count(DUPLICATE, done.copies)
+        count(REFUSED + "store_refused", len(done.refused))
+        yield done.keys
+        if done.refused:
+            yield beam.pvalue.TaggedOutput(DEAD, [refused_view(view, why, clock_ms()) for view, why in done.refused])
+
+    def _maintain(self, views: list[KeyedView]) -> Maintained:
+        wait_s = FIRST_WAIT_S
+        while True:
+            try:
+                return maintain_windows(self._store, self._rules(), views)
+            except StoreUnavailableError as fault:
+                if STOPPING.is_set():
+                    raise
+                _log.warning("%s; trying again in %.2g s, nothing is acknowledged meanwhile", fault, wait_s)
+                time.sleep(wait_s)
+                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+    def _rules(self) -> Rules:
+        rule_set = self._rules_file.current()
+        if self._prepared is None or self._prepared[0] is not rule_set:
+            self._prepared = (rule_set, Rules(rule_set))
+        return self._prepared[1]
+
+
+def refused_view(view: KeyedView, why: str, now: int) -> DeadLetter:
+    """The dead letter of a view that the store refused; its payload can be replayed."""
+    key, cell = view
+    payload = {
+        "event_id": cell.event_id,
+        "event_type": "listing_view",
+        "event_time": format_instant(cell.time),
+        "user_id": key,
+        "attributes": unpack_attributes(cell.value),
+        "pseudonymised": True,
+    }
+    return DeadLetter(
+        reason="store_refused", field=None, message=why, refused_at=format_instant(now), size=len(cell.value), payload=payload
+    )
+
+
+def _read_whole_windows(store: Store, keys: Sequence[str]) -> WindowRead:
+    """Each row's newest cells, enough for 1,000 distinct views where the row has them."""
+    read = store.read_windows(keys, READ_LIMIT)
+    limit = READ_LIMIT
+    while short := [
+        key for key, cells in read.cells.items() if len(cells) >= limit and len({cell.event for cell in cells}) < MAX_VIEWS
+    ]:
+        limit *= 4
+        read = WindowRead(read.time, read.cells | store.read_windows(short, limit).cells)
+    return read
+
+
+@functools.lru_cache(_CACHED_PROFILES)
+def _categories(packed: bytes) -> tuple[tuple[str, str], ...]:
+    return tuple((name, value) for name, value in unpack_attributes(packed).items() if isinstance(value, str))
