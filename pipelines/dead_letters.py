@@ -13,6 +13,7 @@ import msgspec
 
 from schemas.dead_letter import DeadLetter
 from schemas.errors import ConfigError, shown
+from transforms.batch import Batch
 
 _ENCODE: Final = msgspec.json.Encoder().encode
 _DECODE: Final = msgspec.json.Decoder(DeadLetter).decode
@@ -69,12 +70,12 @@ def decode_dead_letter(line: bytes) -> DeadLetter:
 
 @dataclasses.dataclass(eq=False)
 class WriteDeadLetters(beam.PTransform):  # type: ignore[misc]
-    """Lists of dead letters → a sink, in the bundle that made them, so before anything is acknowledged."""
+    """Batches of dead letters → a sink, in the bundle that made them, so before anything is acknowledged."""
 
     uri: str
 
-    def expand(self, letters: beam.PCollection[list[DeadLetter]]) -> beam.PCollection[int]:
-        """Write each list; how many were written."""
+    def expand(self, letters: beam.PCollection[Batch]) -> beam.PCollection[int]:
+        """Write each batch; how many were written."""
         return letters | "Keep" >> beam.ParDo(_WriteDeadLetters(self.uri)).with_output_types(int)
 
 

@@ -16,7 +16,8 @@ import apache_beam as beam
 from schemas.catalogue import Catalogue
 from schemas.errors import ConfigError, EventError
 from schemas.event import MAX_MESSAGE_BYTES
-from transforms.decode import decode_event
+from transforms.batch import Batch
+from transforms.decode import Attributes, decode_event
 from transforms.stopping import STOPPING
 
 BATCH: Final = 5_000
@@ -79,11 +80,11 @@ def check_file(path: str) -> None:
 
 def newest_event_time(path: str, catalogue: Catalogue) -> int:
     """The newest event time (ms UTC) of the file's usable events; ``ConfigError`` when it has none."""
-    newest = -1
+    newest, attributes = -1, Attributes(catalogue)
     for lines in lines_of(path):
         for line in lines:
             try:
-                newest = max(newest, decode_event(line, catalogue, None).event.event_time)
+                newest = max(newest, decode_event(line, attributes, None).event.event_time)
             except EventError:
                 continue  # refused, with its reason, when the file is replayed
     if newest < 0:
@@ -94,26 +95,26 @@ def newest_event_time(path: str, catalogue: Catalogue) -> int:
 
 @dataclasses.dataclass(eq=False)
 class ReadFile(beam.PTransform):  # type: ignore[misc]
-    """The lines of one file as lists of messages."""
+    """The lines of one file as batches of messages."""
 
     path: str
 
-    def expand(self, begin: Any) -> beam.PCollection[list[bytes]]:
+    def expand(self, begin: Any) -> beam.PCollection[Batch]:
         """Read from the pipeline's start."""
         return (
             begin
             | "Path" >> beam.Create([self.path], reshuffle=False)
-            | "Lines" >> beam.ParDo(_ReadFile()).with_output_types(list[bytes])
+            | "Lines" >> beam.ParDo(_ReadFile()).with_output_types(Batch)
         )
 
 
 class _ReadFile(beam.DoFn):  # type: ignore[misc]
-    def process(self, path: str) -> Iterator[list[bytes]]:
+    def process(self, path: str) -> Iterator[Batch]:
         for lines in lines_of(path):
             if STOPPING.is_set():
                 msg = f"stopped by a signal before the end of {path}; running it again from the start changes nothing that is done"
                 raise RuntimeError(msg)
-            yield lines
+            yield Batch(lines)
 
 
 def _opened(path: str) -> BinaryIO:

@@ -1,8 +1,8 @@
 """A simulated marketplace: listings, users with tastes that drift, and the traffic they make. Pure: a seed in, emissions out.
 
-A plan of arrays is drawn with numpy once (about 70 bytes an event); events are built from it one by one. The order of events is
-their event time; the order of emission differs for the late ones (minutes to days), the out-of-order ones (a few places) and
-the duplicates (exact copies, any time later). Poison comes on top and is never part of the truth.
+A plan of arrays is drawn with numpy once (130 bytes an event, at its peak); events are built from it one by one. The order of
+events is their event time; the order of emission differs for the late ones (minutes to days), the out-of-order ones (a few
+places) and the duplicates (exact copies, any time later). Poison comes on top and is never part of the truth.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ EVENT, DUPLICATE, POISON = "event", "duplicate", "poison"
 SESSION_START, LISTING_VIEW, SEARCH, LEAD, IDENTIFY = range(5)
 EVENT_TYPES: Final = ("session_start", "listing_view", "search", "lead", "identify")
 
-MAX_EVENTS: Final = 50_000_000  # of which the plan takes some 4 GB
+MAX_EVENTS: Final = 50_000_000  # whose plan takes some 6 GB
 MAX_USERS: Final = 1_000_000
 EVENTS_PER_SESSION: Final = 8
 SECONDS_BETWEEN_EVENTS: Final = 25

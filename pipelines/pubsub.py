@@ -22,6 +22,7 @@ from google.cloud import pubsub_v1
 from google.cloud.pubsub_v1.types import BatchSettings
 
 from schemas.errors import ConfigError, ForecourtError, shown
+from transforms.batch import Batch
 from transforms.stopping import STOPPING
 
 MAX_MESSAGES: Final = 1_000
@@ -230,7 +231,7 @@ class _Pull(beam.DoFn):  # type: ignore[misc]
         _: bytes,
         finalizer: Any = beam.DoFn.BundleFinalizerParam,
         tracker: Any = beam.DoFn.RestrictionParam(_Forever()),  # noqa: B008
-    ) -> Iterator[list[bytes]]:
+    ) -> Iterator[Batch]:
         if not tracker.try_claim(tracker.current_restriction().start):
             return
         taken: list[str] = []
@@ -247,7 +248,7 @@ class _Pull(beam.DoFn):  # type: ignore[misc]
             if not taken:
                 start = time.monotonic()
             taken += pulled.ack_ids
-            yield pulled.messages
+            yield Batch(pulled.messages)
         if STOPPING.is_set():
             tracker.try_claim(_END)  # ends the restriction, and with it the pipeline
         else:
@@ -256,15 +257,15 @@ class _Pull(beam.DoFn):  # type: ignore[misc]
 
 @dataclasses.dataclass(eq=False)
 class PullMessages(beam.PTransform):  # type: ignore[misc]
-    """Messages of a subscription as lists, acknowledged when the bundle that handled them has ended well."""
+    """Messages of a subscription in batches, acknowledged when the bundle that handled them has ended well."""
 
     uri: str
     limits: BundleLimits = dataclasses.field(default_factory=BundleLimits)
 
-    def expand(self, begin: Any) -> beam.PCollection[list[bytes]]:
+    def expand(self, begin: Any) -> beam.PCollection[Batch]:
         """Read from the pipeline's start; runs until ``STOPPING`` is set."""
         pull = _Pull(subscription_path(self.uri), self.limits)
-        return begin | "Start" >> beam.Impulse() | "Pull" >> beam.ParDo(pull).with_output_types(list[bytes])
+        return begin | "Start" >> beam.Impulse() | "Pull" >> beam.ParDo(pull).with_output_types(Batch)
 
 
 class TopicSink:

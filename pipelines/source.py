@@ -9,6 +9,7 @@ import apache_beam as beam
 
 from pipelines.file_source import ReadFile, check_file
 from schemas.errors import ConfigError, shown
+from transforms.batch import Batch
 
 _DATAFLOW_BATCH: Final = 1_000
 
@@ -37,13 +38,13 @@ def check_source(uri: str) -> None:
 
 @dataclasses.dataclass(eq=False)
 class ReadEvents(beam.PTransform):  # type: ignore[misc]
-    """Messages as lists of bytes. ``dataflow``: read with Beam's own source, batched inside the bundle."""
+    """Messages (bytes) in batches. ``dataflow``: read with Beam's own source, batched inside the bundle."""
 
     uri: str
     dataflow: bool = False
     limits: Any = None  # pipelines.pubsub.BundleLimits; None: its defaults
 
-    def expand(self, begin: Any) -> beam.PCollection[list[bytes]]:
+    def expand(self, begin: Any) -> beam.PCollection[Batch]:
         """Read from the pipeline's start."""
         path = file_path(self.uri)
         if path is not None:
@@ -53,5 +54,5 @@ class ReadEvents(beam.PTransform):  # type: ignore[misc]
         if self.dataflow:
             read = beam.io.ReadFromPubSub(subscription=subscription_path(self.uri))
             batches = beam.BatchElements(min_batch_size=1, max_batch_size=_DATAFLOW_BATCH)
-            return begin | "PubSub" >> read | "Batch" >> batches.with_output_types(list[bytes])
+            return begin | "PubSub" >> read | "Batch" >> batches.with_output_types(Batch)
         return begin | "Pull" >> PullMessages(self.uri, self.limits or BundleLimits())

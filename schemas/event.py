@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 import msgspec
 
 from schemas.catalogue import AttributeValue
+from schemas.view import unpack_attributes
 
 EventType = Literal[
     "listing_view",
@@ -28,6 +29,8 @@ MAX_EXPERIMENT_BYTES: Final = 8 * 1024
 FUTURE_TOLERANCE_MS: Final = 5 * 60_000
 
 _ID_TEXT: Final = "1 to 256 bytes of UTF-8 without control characters"
+NO_ATTRIBUTES: Final = msgspec.Raw(b"null")
+
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_BYTES, description=_ID_TEXT)]
 
 
@@ -47,9 +50,7 @@ class WireEvent(msgspec.Struct, frozen=True):
     anonymous_id: Annotated[Id, msgspec.Meta(description="The browser or device.")] | None = None
     session_id: Id | None = None
     listing_id: Id | None = None
-    attributes: (
-        Annotated[dict[str, Any], msgspec.Meta(description="What is known of the listing; see the attribute catalogue.")] | None
-    ) = None
+    attributes: msgspec.Raw = msgspec.field(default_factory=lambda: NO_ATTRIBUTES)  # parsed with the catalogue at hand
     experiment: (
         Annotated[dict[str, Any], msgspec.Meta(description="Exposure data of featured_impression and featured_click.")] | None
     ) = None
@@ -59,7 +60,7 @@ class WireEvent(msgspec.Struct, frozen=True):
 
 
 class Event(NamedTuple):
-    """A checked event. ``event_time`` is ms UTC; ``attributes`` are those that the catalogue keeps."""
+    """A checked event. ``event_time`` is ms UTC; ``packed`` are the attributes that the catalogue keeps, as rows keep them."""
 
     event_id: str
     event_type: str
@@ -68,9 +69,14 @@ class Event(NamedTuple):
     anonymous_id: str | None
     session_id: str | None
     listing_id: str | None
-    attributes: dict[str, AttributeValue]
+    packed: bytes
     experiment: dict[str, Any] | None
     pseudonymised: bool
+
+    @property
+    def attributes(self) -> dict[str, AttributeValue]:
+        """The kept attributes by name."""
+        return unpack_attributes(self.packed)
 
     @property
     def profile_id(self) -> str:
@@ -82,5 +88,7 @@ def json_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of an event on the wire; ``docs/event.schema.json`` is its published copy."""
     (schema,), components = msgspec.json.schema_components([WireEvent], ref_template="#/$defs/{name}")
     body = components[schema["$ref"].rsplit("/", 1)[1]]
+    text = "What is known of the listing; see the attribute catalogue."
+    body["properties"]["attributes"] = {"type": ["object", "null"], "description": text, "default": None}
     given = [{"required": [name], "properties": {name: {"type": "string"}}} for name in ("user_id", "anonymous_id")]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **body, "title": "Forecourt event", "anyOf": given}

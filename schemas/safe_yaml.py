@@ -51,8 +51,8 @@ def load(text: str | bytes, name: str) -> Node:
         msg = f"{name}: byte {error.start} == {shown(data[error.start : error.start + 1])}, must be UTF-8 text"
         raise RulesError(msg) from error
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
+        mark: yaml.Mark | None = getattr(error, "problem_mark", None)
+        place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark is not None else name
         what = getattr(error, "problem", None) or str(error).splitlines()[0]
         msg = f"{place}: must be valid YAML: {what}"
         raise RulesError(msg) from error
@@ -86,7 +86,8 @@ def _document(events: Iterator[yaml.Event], name: str) -> Node:
 
 
 def _place(event: yaml.Event, name: str) -> str:
-    return f"{name}:{event.start_mark.line + 1}:{event.start_mark.column + 1}"
+    mark = event.start_mark
+    return f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
 
 
 def _node(event: yaml.Event, events: Iterator[yaml.Event], name: str, depth: int) -> Node:
@@ -94,8 +95,8 @@ def _node(event: yaml.Event, events: Iterator[yaml.Event], name: str, depth: int
     if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
         msg = f"{place}: an anchor or alias, must be written out (aliases are not read)"
         raise RulesError(msg)
-    if getattr(event, "tag", None):
-        msg = f"{place}: tag == {shown(event.tag)}, must be absent (tags are not read)"
+    if tag := getattr(event, "tag", None):
+        msg = f"{place}: tag == {shown(tag)}, must be absent (tags are not read)"
         raise RulesError(msg)
     if depth > MAX_DEPTH:
         msg = f"{place}: nesting == {depth}, must be at most {MAX_DEPTH} levels"

@@ -8,9 +8,16 @@ from typing import Any, NamedTuple
 DAY_MS = 86_400_000
 MAX_VIEWS = 1_000
 _UNITS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": DAY_MS}
-_DEFAULTS = {
-    "window": "10d", "enter": 0.5, "exit": 0.4, "min_views": 5, "min_days": 1, "half_life": None, "prior_views": 0, "prior_share": 0.0,
-}  # fmt: skip
+_DEFAULTS: dict[str, Any] = {
+    "window": "10d",
+    "enter": 0.5,
+    "exit": 0.4,
+    "min_views": 5,
+    "min_days": 1,
+    "half_life": None,
+    "prior_views": 0,
+    "prior_share": 0.0,
+}
 
 
 class SeenView(NamedTuple):

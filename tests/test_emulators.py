@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -117,13 +118,13 @@ def test_a_pubsub_that_goes_away_is_noticed_before_the_end(installed: None, monk
     with emulators(["pubsub"]) as other:
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", other.pubsub)
         PublisherClient().create_topic(name="projects/demo/topics/events", timeout=10)
-        with (
-            pytest.raises(simulate.SinkError, match="Pub/Sub doesn't take messages"),
-            simulate.sink_of("pubsub://demo/topics/events") as write,
-        ):
-            write(b"taken")
-            os.kill(other.pubsub_pid, signal.SIGSTOP)
-            write(b"not taken")
+        sink = contextlib.ExitStack()
+        write = sink.enter_context(simulate.sink_of("pubsub://demo/topics/events"))
+        write(b"taken")
+        os.kill(other.pubsub_pid, signal.SIGSTOP)
+        write(b"not taken")
+        with pytest.raises(simulate.SinkError, match="Pub/Sub doesn't take messages"):
+            sink.close()
 
 
 def test_bigtable_answers(endpoints: Endpoints) -> None:

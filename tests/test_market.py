@@ -15,11 +15,11 @@ from pipelines.poison import REASONS, VARIANTS
 from schemas.catalogue import parse_catalogue
 from schemas.errors import ConfigError, EventError
 from schemas.instants import DAY_MS, MINUTE_MS, parse_instant
-from transforms.decode import decode_event
+from transforms.decode import Attributes, decode_event
 
 START, END = 1_767_225_600_000, 1_767_225_600_000 + 30 * DAY_MS
 ROOT = pathlib.Path(__file__).parents[1]
-CATALOGUE = parse_catalogue((ROOT / "rules/attributes.yaml").read_bytes(), "attributes.yaml")
+ATTRIBUTES = Attributes(parse_catalogue((ROOT / "rules/attributes.yaml").read_bytes(), "attributes.yaml"))
 
 
 def market(**changes: Any) -> Market:
@@ -61,7 +61,7 @@ def test_an_event_is_its_bytes_in_the_published_order_of_keys(troubled: list[Emi
 
 def test_every_clean_event_decodes_with_nothing_dropped(troubled: list[Emission]) -> None:
     for event in clean(troubled):
-        decoded = decode_event(json.dumps(event).encode(), CATALOGUE, now=None)
+        decoded = decode_event(json.dumps(event).encode(), ATTRIBUTES, now=None)
         assert (decoded.unknown_attributes, decoded.unknown_values) == (0, 0)
         assert START <= decoded.event.event_time < END
 
@@ -172,11 +172,11 @@ def test_users_have_tastes_and_these_drift() -> None:
 @pytest.mark.parametrize(("reason", "variant"), [(reason, i) for reason, forms in VARIANTS.items() for i in range(len(forms))])
 def test_poison_is_refused_for_its_reason(reason: str, variant: int) -> None:
     event = next(e for e in clean(list(events_of(market(events=50)))) if e["event_type"] == "listing_view")
-    decode_event(json.dumps(event).encode(), CATALOGUE, now=END)
+    decode_event(json.dumps(event).encode(), ATTRIBUTES, now=END)
     poison = VARIANTS[reason][variant](event)
     assert b"\n" not in poison
     with pytest.raises(EventError) as refused:
-        decode_event(poison, CATALOGUE, now=END)
+        decode_event(poison, ATTRIBUTES, now=END)
     assert refused.value.reason == reason
 
 

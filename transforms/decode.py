@@ -18,7 +18,9 @@ from schemas.errors import EventError, shown
 from schemas.event import FUTURE_TOLERANCE_MS, MAX_DEPTH, MAX_EXPERIMENT_BYTES, MAX_ID_BYTES, MAX_MESSAGE_BYTES, Event, WireEvent
 from schemas.instants import clock_ms, format_instant, parse_instant
 from schemas.pseudonym import Pseudonyms, is_pseudonym
+from schemas.view import pack_attributes
 from serving.keys import load_key
+from transforms.batch import Batch
 from transforms.counters import READ, REFUSED, UNKNOWN_ATTRIBUTES, UNKNOWN_VALUES, count
 from transforms.rules_file import load_catalogue
 
@@ -26,11 +28,14 @@ EVENTS: Final = "events"
 DEAD: Final = "dead"
 
 _DECODE: Final = msgspec.json.Decoder(WireEvent).decode
+_DECODE_ATTRIBUTES: Final = msgspec.json.Decoder(dict[str, Any] | None).decode
+_MAX_KNOWN: Final = 1 << 16
 _FIELD: Final = re.compile(r" - at `\$\.?([^`]*)`")
 _MISSING: Final = re.compile(r"missing required field `(\w+)`")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _BRACKETS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
 _MAX_KEPT_FIELD: Final = 80
+_ID_FIELDS: Final = ("event_id", "user_id", "anonymous_id", "session_id", "listing_id")
 
 
 class Decoded(NamedTuple):
@@ -41,7 +46,7 @@ class Decoded(NamedTuple):
     unknown_values: int
 
 
-def decode_event(data: bytes, catalogue: Catalogue, now: int | None) -> Decoded:
+def decode_event(data: bytes, attributes: Attributes, now: int | None) -> Decoded:
     """The event in a message; ``now`` (ms UTC) is the clock that "ahead" is judged by, ``None`` when nothing is ahead.
 
     Raises ``EventError`` with one of ``schemas.dead_letter.REASONS``.
@@ -57,6 +62,7 @@ def decode_event(data: bytes, catalogue: Catalogue, now: int | None) -> Decoded:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _syntax_fault(data, str(error)) from error
     _check_ids(wire)
+    kept = attributes.packed(bytes(wire.attributes))
     try:
         event_time = parse_instant(wire.event_time)
     except ValueError as error:
@@ -67,7 +73,6 @@ def decode_event(data: bytes, catalogue: Catalogue, now: int | None) -> Decoded:
         )
     if wire.experiment is not None and len(json.dumps(wire.experiment)) > MAX_EXPERIMENT_BYTES:
         _refuse("bad_experiment", "experiment", f"experiment, must be at most {MAX_EXPERIMENT_BYTES} bytes of JSON")
-    kept = keep_attributes(catalogue, wire.attributes or {})
     event = Event(
         wire.event_id,
         wire.event_type,
@@ -76,7 +81,7 @@ def decode_event(data: bytes, catalogue: Catalogue, now: int | None) -> Decoded:
         wire.anonymous_id,
         wire.session_id,
         wire.listing_id,
-        kept.attributes,
+        kept.packed,
         wire.experiment,
         wire.pseudonymised,
     )
@@ -95,6 +100,42 @@ def dead_letter_of(data: bytes, fault: EventError, catalogue: Catalogue, pseudon
     )
 
 
+class PackedAttributes(NamedTuple):
+    """What the catalogue keeps of a JSON object of attributes, packed, and how many attributes and values it dropped."""
+
+    packed: bytes
+    unknown_attributes: int
+    unknown_values: int
+
+
+class Attributes:
+    """Packs the attributes of events as a catalogue keeps them, remembering the last 65,536 distinct JSON texts.
+
+    The same listings are viewed again and again, and mostly spelled the same.
+    """
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+        self._known: dict[bytes, PackedAttributes] = {}
+
+    def packed(self, text: bytes) -> PackedAttributes:
+        """The packed attributes in a JSON text; ``EventError`` when it is no object or an attribute has the wrong kind."""
+        known = self._known.get(text)
+        if known is None:
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            known = self._known[text] = self._pack(text)
+        return known
+
+    def _pack(self, text: bytes) -> PackedAttributes:
+        try:
+            attributes = _DECODE_ATTRIBUTES(text)
+        except msgspec.ValidationError as error:
+            raise _validation_fault(str(error), below="attributes") from error
+        kept = keep_attributes(self.catalogue, attributes or {})
+        return PackedAttributes(pack_attributes(kept.attributes), kept.unknown_attributes, kept.unknown_values)
+
+
 def _refuse(reason: str, field: str | None, message: str) -> None:
     raise EventError(reason, field, message)
 
@@ -102,7 +143,8 @@ def _refuse(reason: str, field: str | None, message: str) -> None:
 def _check_ids(wire: WireEvent) -> None:
     if wire.user_id is None and wire.anonymous_id is None:
         _refuse("no_identity", "user_id", "user_id and anonymous_id are both absent, must give at least one")
-    for field in ("event_id", "user_id", "anonymous_id", "session_id", "listing_id"):
+    together = f"{wire.event_id}{wire.user_id}{wire.anonymous_id}{wire.session_id}{wire.listing_id}"
+    for field in () if together.isascii() and together.isprintable() else _ID_FIELDS:
         value = getattr(wire, field)
         if value is None or (value.isascii() and value.isprintable()):
             continue
@@ -131,9 +173,11 @@ def _depth_of(data: bytes) -> int:
     return deepest
 
 
-def _validation_fault(text: str) -> EventError:
+def _validation_fault(text: str, below: str | None = None) -> EventError:
     at = _FIELD.search(text)
     field = at[1][:_MAX_KEPT_FIELD] or None if at else None
+    if below is not None:
+        field = f"{below}{'' if field is None else field if field.startswith('[') else '.' + field}"
     if missing := _MISSING.search(text):
         return EventError("missing", missing[1], f"{missing[1]} is missing, must be given")
     what = _FIELD.sub("", text)
@@ -173,7 +217,7 @@ def _parsed(data: bytes) -> Any:
 
 @dataclasses.dataclass(eq=False)
 class DecodeEvents(beam.PTransform):  # type: ignore[misc]
-    """Lists of messages → ``events``: lists of events; ``dead``: lists of dead letters.
+    """Batches of messages → ``events``: batches of `Event`; ``dead``: batches of `DeadLetter`.
 
     ``live``: events are judged by this machine's clock. ``shift``: ms added to each event time (a replay's rebase).
     """
@@ -186,7 +230,7 @@ class DecodeEvents(beam.PTransform):  # type: ignore[misc]
     def expand(self, messages: beam.PCollection[list[bytes]]) -> Any:
         """Apply to each message."""
         work = _DecodeEvents(self.catalogue, self.key_from, live=self.live, shift=self.shift)
-        return messages | "Decode" >> beam.ParDo(work).with_outputs(DEAD, main=EVENTS)
+        return messages | "Decode" >> beam.ParDo(work).with_output_types(Batch, dead=Batch).with_outputs(DEAD, main=EVENTS)
 
 
 class _DecodeEvents(beam.DoFn):  # type: ignore[misc]
@@ -195,6 +239,7 @@ class _DecodeEvents(beam.DoFn):  # type: ignore[misc]
 
     def setup(self) -> None:
         self._catalogue = load_catalogue(self._catalogue_path)
+        self._attributes = Attributes(self._catalogue)
         self._pseudonyms = Pseudonyms(load_key(self._key_from))
 
     def process(self, messages: list[bytes]) -> Iterator[Any]:
@@ -203,7 +248,7 @@ class _DecodeEvents(beam.DoFn):  # type: ignore[misc]
         unknown_attributes = unknown_values = 0
         for data in messages:
             try:
-                decoded = decode_event(data, self._catalogue, now if self._live else None)
+                decoded = decode_event(data, self._attributes, now if self._live else None)
             except EventError as fault:
                 dead.append(dead_letter_of(data, fault, self._catalogue, self._pseudonyms, now))
                 continue
@@ -217,6 +262,6 @@ class _DecodeEvents(beam.DoFn):  # type: ignore[misc]
         for reason, number in Counter(letter.reason for letter in dead).items():
             count(REFUSED + reason, number)
         if events:
-            yield events
+            yield Batch(events)
         if dead:
-            yield beam.pvalue.TaggedOutput(DEAD, dead)
+            yield beam.pvalue.TaggedOutput(DEAD, Batch(dead))

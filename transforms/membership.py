@@ -97,7 +97,7 @@ def _key(scaled: float, exponent: float) -> float:
     """A number that orders as ``scaled * 2**exponent`` does (exponent >= 0), without ever overflowing."""
     if scaled == 0.0:
         return 0.0
-    return np.copysign(np.log2(abs(scaled)) + exponent + _LOG_OFFSET, scaled)
+    return float(np.copysign(np.log2(abs(scaled)) + exponent + _LOG_OFFSET, scaled))
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 def read_bytes(path: str) -> bytes:
-    """The start of a file, local or remote (``gs://``), one byte past the YAML limit at most; ``ConfigError`` when it can't be read."""
+    """A file's bytes, local or remote (``gs://``), at most one past the YAML limit; ``ConfigError`` when it can't be read."""
     try:
         with FileSystems.open(path, mime_type="application/octet-stream") as file:
             return bytes(file.read(MAX_BYTES + 1))

@@ -23,8 +23,9 @@ from schemas.event import Event
 from schemas.instants import LAST_INSTANT_MS, clock_ms, format_instant
 from schemas.profile_row import RETENTION_MS, Profile, ViewCell, encode_cell, view_cell
 from schemas.rules import RuleSet
-from schemas.view import pack_attributes, unpack_attributes
+from schemas.view import unpack_attributes
 from serving.store import RowUpdate, Store, WindowRead, open_store
+from transforms.batch import Batch
 from transforms.counters import APPLIED, DUPLICATE, REFUSED, count
 from transforms.membership import MAX_VIEWS, Rules, Views, evaluate, warm_up
 from transforms.rules_file import RulesFile
@@ -54,7 +55,7 @@ class Maintained(NamedTuple):
 
 def keyed_view(event: Event) -> KeyedView:
     """A ``listing_view`` with pseudonyms as a cell in its user's row."""
-    return event.profile_id, view_cell(event.event_time, event.event_id, pack_attributes(event.attributes))
+    return event.profile_id, view_cell(event.event_time, event.event_id, event.packed)
 
 
 def views_of(cells: Sequence[ViewCell]) -> Views:
@@ -100,12 +101,12 @@ def maintain_windows(store: Store, rules: Rules, views: Sequence[KeyedView]) -> 
     Raises ``StoreUnavailableError`` when the store fails for now; doing it all again is then right.
     """
     appended = store.append(views)
-    refused = {refusal.index: refusal.message for refusal in appended.refused}
+    refused = {refusal.position: refusal.message for refusal in appended.refused}
     keys = list(dict.fromkeys(key for index, (key, _) in enumerate(views) if index not in refused))
     read = _read_whole_windows(store, keys)
     # A row can be empty here: its views are older than what the store keeps.
     updates = [update_of(key, cells, read.time, rules) for key, cells in read.cells.items() if cells]
-    lost = {updates[refusal.index].key: refusal.message for refusal in store.write_memberships(updates)}
+    lost = {updates[refusal.position].key: refusal.message for refusal in store.write_memberships(updates)}
     refused |= {index: lost[key] for index, (key, _) in enumerate(views) if key in lost and index not in refused}
     new = min(appended.new, len(views) - len(refused))
     copies = len(views) - len(refused) - new
@@ -114,16 +115,16 @@ def maintain_windows(store: Store, rules: Rules, views: Sequence[KeyedView]) -> 
 
 @dataclasses.dataclass(eq=False)
 class KeyByUser(beam.PTransform):  # type: ignore[misc]
-    """Lists of events → lists of (row key, view); events that aren't views are counted as applied, they change no row."""
+    """Batches of events → batches of (row key, view); events that aren't views are counted as applied, they change no row."""
 
-    def expand(self, events: beam.PCollection[list[Event]]) -> beam.PCollection[list[KeyedView]]:
-        """Apply to each list."""
-        return events | "Views" >> beam.ParDo(_KeyByUser()).with_output_types(list[KeyedView])
+    def expand(self, events: beam.PCollection[Batch]) -> beam.PCollection[Batch]:
+        """Apply to each batch."""
+        return events | "Views" >> beam.ParDo(_KeyByUser()).with_output_types(Batch)
 
 
 @dataclasses.dataclass(eq=False)
 class MaintainWindows(beam.PTransform):  # type: ignore[misc]
-    """Lists of (row key, view) → ``rows``: lists of the keys written; ``dead``: lists of dead letters.
+    """Batches of (row key, view) → ``rows``: batches of the keys written; ``dead``: batches of dead letters.
 
     While the store is unavailable it waits and tries again; only a fault that stays fails the bundle.
     """
@@ -132,15 +133,15 @@ class MaintainWindows(beam.PTransform):  # type: ignore[misc]
     rules: str
     catalogue: str
 
-    def expand(self, views: beam.PCollection[list[KeyedView]]) -> Any:
-        """Apply to each list."""
+    def expand(self, views: beam.PCollection[Batch]) -> Any:
+        """Apply to each batch."""
         work = _MaintainWindows(self.store, self.rules, self.catalogue)
-        return views | "Rows" >> beam.ParDo(work).with_outputs(DEAD, main=ROWS)
+        return views | "Rows" >> beam.ParDo(work).with_output_types(Batch, dead=Batch).with_outputs(DEAD, main=ROWS)
 
 
 class _KeyByUser(beam.DoFn):  # type: ignore[misc]
-    def process(self, events: list[Event]) -> Iterator[list[KeyedView]]:
-        views = [keyed_view(event) for event in events if event.event_type == "listing_view"]
+    def process(self, events: list[Event]) -> Iterator[Batch]:
+        views = Batch(keyed_view(event) for event in events if event.event_type == "listing_view")
         count(APPLIED, len(events) - len(views))
         if views:
             yield views
@@ -164,9 +165,9 @@ class _MaintainWindows(beam.DoFn):  # type: ignore[misc]
         count(APPLIED, done.new)
         count(DUPLICATE, done.copies)
         count(REFUSED + "store_refused", len(done.refused))
-        yield done.keys
+        yield Batch(done.keys)
         if done.refused:
-            yield beam.pvalue.TaggedOutput(DEAD, [refused_view(view, why, clock_ms()) for view, why in done.refused])
+            yield beam.pvalue.TaggedOutput(DEAD, Batch(refused_view(view, why, clock_ms()) for view, why in done.refused))
 
     def _maintain(self, views: list[KeyedView]) -> Maintained:
         wait_s = FIRST_WAIT_S

@@ -139,8 +139,8 @@ class BigtableStore:
             )
             for key, indexes in groups
         ]
-        refused = [Refusal(index, fault.message) for fault in self._mutate(entries) for index in groups[fault.index][1]]
-        lost = {fault.index for fault in refused}
+        refused = [Refusal(index, fault.message) for fault in self._mutate(entries) for index in groups[fault.position][1]]
+        lost = {fault.position for fault in refused}
         return Appended(len(self._known.split([view for index, view in enumerate(views) if index not in lost]).new), refused)
 
     def read_windows(self, keys: Sequence[str], limit: int) -> WindowRead:
@@ -216,7 +216,7 @@ class BigtableStore:
         def read(page: list[str]) -> list[Row]:
             query = ReadRowsQuery(row_keys=page, row_filter=row_filter)
             with self._translated_faults(READ_DEADLINE_S):
-                return self._table.read_rows(query, operation_timeout=READ_DEADLINE_S, attempt_timeout=READ_DEADLINE_S)
+                return list(self._table.read_rows(query, operation_timeout=READ_DEADLINE_S, attempt_timeout=READ_DEADLINE_S))
 
         found = [read(pages[0])] if len(pages) == 1 else self._readers.map(read, pages)
         return [row for page in found for row in page]

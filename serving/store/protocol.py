@@ -9,9 +9,9 @@ from schemas.profile_row import ProfileRow, ViewCell
 
 
 class Refusal(NamedTuple):
-    """One write that the store refused for good: its index in the call's sequence, and why."""
+    """One write that the store refused for good: its position in the call's sequence, and why."""
 
-    index: int
+    position: int
     message: str
 
 

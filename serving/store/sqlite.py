@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from serving.store.recent import RecentCells
 
 BUSY_TIMEOUT_S: Final = 30.0
 _SCAN_PAGE: Final = 500
+_CELL: Final = functools.partial(tuple.__new__, ViewCell)  # ViewCell._make without its length check
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS views (
@@ -72,7 +74,7 @@ class SQLiteStore:
         query = "SELECT qualifier, value FROM views WHERE row = ? ORDER BY qualifier LIMIT ?"
         with self._snapshot() as connection:
             (time,) = connection.execute("SELECT done FROM appends").fetchone()
-            cells = {key: [ViewCell(*found) for found in connection.execute(query, (key, limit))] for key in keys}
+            cells = {key: list(map(_CELL, connection.execute(query, (key, limit)))) for key in keys}
         return WindowRead(time, cells)
 
     def write_memberships(self, updates: Sequence[RowUpdate]) -> list[Refusal]:
