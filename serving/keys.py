@@ -13,18 +13,21 @@ from schemas.pseudonym import PseudonymKey, key_of
 KEY_VARIABLE: Final = "FORECOURT_PSEUDONYM_KEY"
 
 
-def load_key(store_uri: str) -> PseudonymKey:
-    """The key from the environment; for a ``sqlite:`` store else from the file beside it, made when it isn't there.
+def load_key(key_from: str) -> PseudonymKey:
+    """The key from the environment; where ``key_from`` is a ``sqlite:`` store's URI, else from the file beside it.
 
-    Raises ``ConfigError`` for any other store without a key in the environment.
+    The file is made when it isn't there. ``ConfigError`` for any other store, and for no store (``""``), without a key in the
+    environment.
     """
     text = os.environ.get(KEY_VARIABLE)
     if text:
         return key_of(text, f"environment variable {KEY_VARIABLE}")
-    if not store_uri.startswith("sqlite:///"):
+    if not key_from.startswith("sqlite:///"):
         msg = f"environment variable {KEY_VARIABLE} is not set, must hold the pseudonym key (try: openssl rand -hex 32)"
+        if not key_from:
+            msg += "; on one machine --key-of shares the key file of a sqlite: store"
         raise ConfigError(msg)
-    path = Path(store_uri.removeprefix("sqlite:///") + ".key")
+    path = Path(key_from.removeprefix("sqlite:///") + ".key")
     try:
         with open(path, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
             file.write(secrets.token_hex(32) + "\n")

@@ -24,6 +24,7 @@ from schemas.instants import LAST_INSTANT_MS, clock_ms, format_instant
 from schemas.profile_row import RETENTION_MS, Profile, ViewCell, encode_cell, view_cell
 from schemas.rules import RuleSet
 from schemas.view import unpack_attributes
+from serving.recent import Recent
 from serving.store import RowUpdate, Store, WindowRead, open_store
 from transforms.batch import Batch
 from transforms.counters import APPLIED, DUPLICATE, REFUSED, count
@@ -115,7 +116,7 @@ def maintain_windows(store: Store, rules: Rules, views: Sequence[KeyedView]) -> 
 
 @dataclasses.dataclass(eq=False)
 class KeyByUser(beam.PTransform):  # type: ignore[misc]
-    """Batches of events → batches of (row key, view); events that aren't views are counted as applied, they change no row."""
+    """Batches of events → batches of (row key, view); events that aren't views change no row, they are only counted."""
 
     def expand(self, events: beam.PCollection[Batch]) -> beam.PCollection[Batch]:
         """Apply to each batch."""
@@ -140,9 +141,15 @@ class MaintainWindows(beam.PTransform):  # type: ignore[misc]
 
 
 class _KeyByUser(beam.DoFn):  # type: ignore[misc]
+    def setup(self) -> None:
+        self._others = Recent()
+
     def process(self, events: list[Event]) -> Iterator[Batch]:
         views = Batch(keyed_view(event) for event in events if event.event_type == "listing_view")
-        count(APPLIED, len(events) - len(views))
+        others = [event.event_id for event in events if event.event_type != "listing_view"]
+        new = sum(map(self._others.is_new, others))
+        count(APPLIED, new)
+        count(DUPLICATE, len(others) - new)
         if views:
             yield views
 

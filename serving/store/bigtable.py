@@ -50,8 +50,8 @@ from schemas.profile_row import (
     ViewCell,
     decode_row,
 )
+from serving.recent import Recent
 from serving.store.protocol import Appended, Refusal, RowUpdate, WindowRead
-from serving.store.recent import RecentCells
 
 READ_DEADLINE_S: Final = 10.0
 ROW_DEADLINE_S: Final = 0.25
@@ -85,7 +85,7 @@ class BigtableStore:
         self._opened: Table | None = None
         self._lock = threading.Lock()
         self._last_read = 0
-        self._known = RecentCells()
+        self._known = Recent()
         self._readers = ThreadPoolExecutor(MAX_READS_IN_FLIGHT, thread_name_prefix="bigtable-read")
 
     def init(self) -> list[str]:
@@ -141,7 +141,8 @@ class BigtableStore:
         ]
         refused = [Refusal(index, fault.message) for fault in self._mutate(entries) for index in groups[fault.position][1]]
         lost = {fault.position for fault in refused}
-        return Appended(len(self._known.split([view for index, view in enumerate(views) if index not in lost]).new), refused)
+        written = (view for index, view in enumerate(views) if index not in lost)
+        return Appended(sum(self._known.is_new((key, cell.qualifier)) for key, cell in written), refused)
 
     def read_windows(self, keys: Sequence[str], limit: int) -> WindowRead:
         """At most ``limit`` newest view cells of each row; the read's time is the clock just before it."""

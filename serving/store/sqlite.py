@@ -12,8 +12,8 @@ from typing import Final
 
 from schemas.errors import StoreError, StoreUnavailableError
 from schemas.profile_row import ProfileRow, ViewCell, decode_row, view_cell
+from serving.recent import Recent
 from serving.store.protocol import Appended, Refusal, RowUpdate, WindowRead
-from serving.store.recent import RecentCells
 
 BUSY_TIMEOUT_S: Final = 30.0
 _SCAN_PAGE: Final = 500
@@ -39,7 +39,7 @@ class SQLiteStore:
         self.path = path
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
-        self._known = RecentCells()
+        self._known = Recent()
 
     def init(self) -> list[str]:
         """Create the file and its tables where missing; safe to repeat and in several processes at once."""
@@ -61,11 +61,14 @@ class SQLiteStore:
 
     def append(self, views: Sequence[tuple[str, ViewCell]]) -> Appended:
         """Write views; a copy is one that is in its row, or that this process remembers writing."""
-        split = self._known.split(views)
+        unknown: list[tuple[str, bytes, bytes]] = []
+        known: list[tuple[str, bytes, bytes]] = []
+        for key, cell in views:
+            (unknown if self._known.is_new((key, cell.qualifier)) else known).append((key, *cell))
         insert = "INSERT OR IGNORE INTO views VALUES (?, ?, ?)"
         with self._transaction() as connection:
-            new = connection.executemany(insert, [(key, *cell) for key, cell in split.new]).rowcount if split.new else 0
-            connection.executemany(insert, [(key, *cell) for key, cell in split.known])
+            new = connection.executemany(insert, unknown).rowcount if unknown else 0
+            connection.executemany(insert, known)
             connection.execute("UPDATE appends SET done = done + 1")
         return Appended(new, [])
 
