@@ -27,6 +27,7 @@ from serving.store import check_uri
 from transforms.archive import FLUSH_EVENTS, FLUSH_SECONDS, MAX_BUFFERED, WriteArchive
 from transforms.archive_files import check_archive_path, prepare_archive
 from transforms.decode import DecodeEvents
+from transforms.local_runner import local_runner
 from transforms.pseudonymise import Pseudonymise
 from transforms.rules_file import load_catalogue
 
@@ -160,7 +161,7 @@ def _bundle_limits(config: Config) -> Any:
 
 
 def _dry_run(config: Config, options: PipelineOptions) -> int:
-    pipeline = beam.Pipeline(options=options)
+    pipeline = beam.Pipeline(runner=local_runner(), options=options)  # Dataflow's asks Google for a bucket
     build(pipeline, config)
     pipeline.to_runner_api()
     _log.warning("the graph is sound; nothing was run")

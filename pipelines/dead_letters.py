@@ -35,8 +35,11 @@ class FileSink:
     def write(self, messages: Sequence[bytes]) -> None:
         """Append the messages, one a line; the file comes into being with the first."""
         data = b"".join(message + b"\n" for message in messages)
-        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         try:
+            size = os.fstat(file).st_size
+            if data and size and os.pread(file, 1, size - 1) != b"\n":
+                data = b"\n" + data  # a writer was killed within a line: ours must not end up on the same
             while data:
                 data = data[os.write(file, data) :]
         finally:

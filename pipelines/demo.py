@@ -131,12 +131,14 @@ def _from_file(config: Config) -> int:
 
 
 def _live(config: Config) -> int:
+    from pipelines.pubsub import create_subscription
+
     console = Console()
     os.environ.setdefault(KEY_VARIABLE, "demo-" + "0" * 32)
     with emulators() as endpoints:
         os.environ.update(endpoints.environment())
         console.print(f"[bold]1. emulators: Pub/Sub at {endpoints.pubsub}, Bigtable at {endpoints.bigtable}[/]")
-        _create_subscription()
+        create_subscription(_TOPIC, _SUBSCRIPTION)
         store = open_store(_TABLE)
         store.init()
         console.print(f"[bold]2. forecourt stream, with {config.rate:,.0f} messages a second coming in[/]")
@@ -144,18 +146,6 @@ def _live(config: Config) -> int:
             _watch(config, store, console)
         _show_result(config, store, _TABLE, console, "3. ")
     return 0
-
-
-def _create_subscription() -> None:
-    from google.cloud import pubsub_v1
-
-    from pipelines.pubsub import ACK_DEADLINE_S, CALL_DEADLINE_S, subscription_path, topic_path
-
-    topic, subscription = topic_path(_TOPIC), subscription_path(_SUBSCRIPTION)
-    pubsub_v1.PublisherClient().create_topic(name=topic, timeout=CALL_DEADLINE_S)
-    pubsub_v1.SubscriberClient().create_subscription(
-        name=subscription, topic=topic, ack_deadline_seconds=ACK_DEADLINE_S, timeout=CALL_DEADLINE_S
-    )
 
 
 @contextlib.contextmanager

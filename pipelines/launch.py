@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 import threading
 import time
@@ -52,6 +53,7 @@ def pipeline_options(runner: str, beams: Sequence[str]) -> PipelineOptions:
         msg = f"--runner == {shown(runner)}, must be DirectRunner or DataflowRunner"
         raise ConfigError(msg)
     options = PipelineOptions([*beams, f"--runner={'FnApiRunner' if runner in LOCAL else runner}"])
+    logging.getLogger("apache_beam.options.pipeline_options").setLevel(logging.ERROR)  # warns of what is refused below
     known = options.get_all_options(drop_default=True, retain_unknown_options=False)
     for option in beams:
         name = option.split("=")[0].lstrip("-")
@@ -73,6 +75,7 @@ def launched(runner: str, options: PipelineOptions, build: Callable[[beam.Pipeli
         result.wait_until_finish()
         return Finished(counted_by(result), time.monotonic() - start)
     stop_on_signals()
+    logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # tells with a traceback what we tell in one line
     try:
         with _progress(name):
             result = pipeline.run()
@@ -113,14 +116,15 @@ def summary_of(finished: Finished, dead_letters: str, *, as_json: bool) -> Conse
 
 
 def _fault_in(error: BaseException | None) -> ForecourtError | None:
-    """Our own error at the root of what a runner raised."""
+    """Our own error at the root of what a runner raised; not Beam's copy of it, which has the step's name at its end."""
+    found: ForecourtError | None = None
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
-        if isinstance(error, ForecourtError):
-            return error
+        if isinstance(error, ForecourtError) and (found is None or str(found).startswith(str(error))):
+            found = error
         seen.add(id(error))
         error = error.__cause__ or error.__context__
-    return None
+    return found
 
 
 @contextmanager

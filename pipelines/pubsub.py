@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -95,6 +96,19 @@ def check_subscription(uri: str) -> None:
         raise ConfigError(msg) from error
     except api.GoogleAPICallError as error:
         raise PubSubError(_unreachable(uri, error)) from error
+
+
+def create_subscription(topic: str, subscription: str, ack_deadline_s: int = ACK_DEADLINE_S) -> None:
+    """Create a topic, where missing, and a subscription to it: for emulators, where nobody else does."""
+    with contextlib.suppress(api.AlreadyExists), pubsub_v1.PublisherClient() as publisher:
+        publisher.create_topic(name=topic_path(topic), timeout=CALL_DEADLINE_S)
+    with pubsub_v1.SubscriberClient() as subscriber:
+        subscriber.create_subscription(
+            name=subscription_path(subscription),
+            topic=topic_path(topic),
+            ack_deadline_seconds=ack_deadline_s,
+            timeout=CALL_DEADLINE_S,
+        )
 
 
 class Puller:

@@ -6,7 +6,7 @@ The payload has pseudonyms for ids and only what an event may hold, so it can be
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -50,33 +50,50 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 def sanitised_payload(raw: Any, catalogue: Catalogue, pseudonym: Callable[[str], str]) -> dict[str, Any] | None:
     """What may be kept of a parsed message: known fields of bearable size, ids as pseudonyms; ``None`` when it is no object.
 
-    ``pseudonym`` maps a raw id to its pseudonym.
+    ``pseudonym`` maps a raw id to its pseudonym. A raw id is replaced wherever a field, or a key or value of the
+    experiment, equals it, also when the id itself is too bad to be kept.
     """
     if not isinstance(raw, dict):
         return None
-    ids = {str(raw[name]) for name in _IDENTITIES if raw.get(name) is not None and _bearable(raw[name])}
-    pseudonyms = {raw_id: raw_id if is_pseudonym(raw_id) else pseudonym(raw_id) for raw_id in ids}
+    pseudonyms: dict[Any, str] = {}
+    for raw_id in _scalars([raw.get(name) for name in _IDENTITIES]):
+        text = str(raw_id)
+        if text and _encodable(text):
+            pseudonyms[raw_id] = pseudonyms[text] = text if is_pseudonym(text) else pseudonym(text)
     kept: dict[str, Any] = {}
     for name in WireEvent.__struct_fields__:
         value = raw.get(name)
         if name in _IDENTITIES:
-            if str(value) in pseudonyms:
-                kept[name] = pseudonyms[str(value)]
+            if isinstance(value, str | int | float) and _bearable(value) and value in pseudonyms:
+                kept[name] = pseudonyms[value]
         elif name == "attributes":
             if isinstance(value, dict):
-                kept[name] = {key: item for key, item in value.items() if key in catalogue.attributes and _bearable(item)}
+                known = {key: item for key, item in value.items() if key in catalogue.attributes and _bearable(item)}
+                kept[name] = {key: replaced(item, pseudonyms) for key, item in known.items()}
         elif name == "experiment":
-            if isinstance(value, dict) and len(json.dumps(value)) <= MAX_EXPERIMENT_BYTES and _encodable(json.dumps(value)):
-                kept[name] = replaced(value, pseudonyms)
+            if isinstance(value, dict) and len(json.dumps(value)) <= MAX_EXPERIMENT_BYTES:
+                if _encodable(json.dumps(value, ensure_ascii=False)):
+                    kept[name] = replaced(value, pseudonyms)
         elif name in raw and _bearable(value):
-            kept[name] = value
+            kept[name] = replaced(value, pseudonyms)
     return {**kept, "pseudonymised": True}
+
+
+def _scalars(value: Any) -> Iterator[str | int | float]:
+    """The texts and numbers in JSON data."""
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list):
+        for item in value:
+            yield from _scalars(item)
+    elif isinstance(value, str | int | float) and not isinstance(value, bool):
+        yield value
 
 
 def _bearable(value: Any) -> bool:
     if isinstance(value, str):
         return len(value) <= MAX_ID_BYTES and _encodable(value)
-    return value is None or isinstance(value, bool | float) or (isinstance(value, int) and value.bit_length() < 64)
+    return value is None or isinstance(value, bool | float) or (isinstance(value, int) and value.bit_length() <= 1024)
 
 
 def _encodable(text: str) -> bool:

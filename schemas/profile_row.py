@@ -140,6 +140,6 @@ def decode_row(key: str, membership: bytes | None, profile: bytes | None) -> Pro
             None if membership is None else _MEMBERSHIP(membership),
             None if profile is None else _PROFILE(profile),
         )
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         msg = f"row {key[:10]}…: a cell can't be read, must be JSON of a membership or profile: {error}"
         raise StoreError(msg) from error

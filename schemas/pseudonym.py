@@ -66,16 +66,14 @@ class Pseudonyms:
         return known
 
 
-def replaced(value: Any, replacements: Mapping[str, str]) -> Any:
-    """JSON data in which every text that is a key of ``replacements`` is replaced.
+def replaced(value: Any, replacements: Mapping[Any, str]) -> Any:
+    """JSON data in which every text or number, and every key, that is a key of ``replacements`` is replaced.
 
     >>> replaced({"unit": "u1", "arm": "b"}, {"u1": "1:00"})
     {'unit': '1:00', 'arm': 'b'}
     """
-    if isinstance(value, str):
-        return replacements.get(value, value)
     if isinstance(value, list):
         return [replaced(item, replacements) for item in value]
     if isinstance(value, dict):
-        return {key: replaced(item, replacements) for key, item in value.items()}
-    return value
+        return {replacements.get(key, key): replaced(item, replacements) for key, item in value.items()}
+    return replacements.get(value, value)

@@ -37,6 +37,6 @@ def unpack_attributes(packed: bytes) -> dict[str, AttributeValue]:
         raise StoreError(msg)
     try:
         return decode(packed[1:])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         msg = f"packed view of {len(packed)} bytes can't be read: {error}"
         raise StoreError(msg) from error

@@ -6,6 +6,7 @@ Drawings: one character a view, oldest first; E matches, o doesn't; views in bra
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ def spans_of(found: Membership, rule: int = 0) -> list[Span]:
     return next((segment.spans for segment in found.segments if segment.name == f"r{rule}"), [])
 
 
-def assert_as_replayed(found: Membership, seen: list[SeenView], specs: list[Spec]) -> None:
+def assert_as_replayed(found: Membership, seen: list[SeenView], specs: Sequence[Spec]) -> None:
     for index, spec in enumerate(specs):
         have = [(span.start, span.until, round(span.score, 8), span.views, span.matching) for span in spans_of(found, index)]
         want = [(start, until, round(score, 8), *counts) for start, until, score, *counts in reference.spans(seen, spec)]

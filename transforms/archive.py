@@ -131,7 +131,7 @@ class WriteArchive(beam.PTransform):  # type: ignore[misc]
     def expand(self, events: beam.PCollection[Batch]) -> beam.PCollection[Any]:
         """Write all events."""
         if self.regroup_s is None:
-            work = _WriteBundle(self.directory, self.catalogue, self.live, Buffer(self.flush_events, self.max_buffered))
+            work = _WriteBundle(self.directory, self.catalogue, self.live, (self.flush_events, self.max_buffered))
             return events | "Files" >> beam.ParDo(work).with_output_types(Any)
         return (
             events
@@ -156,13 +156,12 @@ class _Write(beam.DoFn):  # type: ignore[misc]
 
 
 class _WriteBundle(_Write):
-    def __init__(self, directory: str, catalogue: str, live: bool, buffer: Buffer) -> None:
+    def __init__(self, directory: str, catalogue: str, live: bool, bounds: tuple[int, int]) -> None:
         super().__init__(directory, catalogue)
-        self._live, self._buffer = live, buffer
+        self._live, self._bounds = live, bounds
 
     def start_bundle(self) -> None:
-        for _ in self._buffer.drain():  # of a bundle that failed: its messages come again
-            pass
+        self._buffer = Buffer(*self._bounds)
 
     def process(self, events: Sequence[Event]) -> Iterator[Written]:
         yield from map(self.write, self._buffer.add(events, clock_ms() if self._live else None))

@@ -69,7 +69,7 @@ def write_part(directory: str, date: str, name: str, table: pa.Table) -> str:
     Raises ``StoreError``, and leaves nothing behind, when that can't be done.
     """
     folder = FileSystems.join(directory, f"date={date}")
-    path = FileSystems.join(folder, f"part-{name}.parquet")
+    path: str = FileSystems.join(folder, f"part-{name}.parquet")
     pending = FileSystems.join(directory, TEMPORARY, f"{date}-{name}-{secrets.token_hex(4)}.parquet")
     data = parquet_of(table)
     try:

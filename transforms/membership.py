@@ -70,21 +70,22 @@ def evaluate(views: Views, rules: Rules) -> Membership:
         msg = "number of views == 0, must be at least 1"
         raise ValueError(msg)
     rows = rules.matches.rows_of(views.packed[-MAX_VIEWS:])
-    names, whole, scores = _spans(times, rows, rules.matches.table, rules.windows, rules.minima, rules.shares)
+    of_rule, whole, scores = spans_of(times, rows, rules.matches.table, rules.windows, rules.minima, rules.shares)
+    starts, untils, seen, matching = whole.T.tolist()
+    spans: list[Span] = []
     segments: list[SegmentSpans] = []
-    for rule, (start, until, seen, matching), score in zip(names.tolist(), whole.tolist(), scores.tolist(), strict=True):
-        span = Span(start, until, score, seen, matching)
-        name = rules.names[rule]
-        if segments and segments[-1].name == name:
-            segments[-1].spans.append(span)
-        else:
-            segments.append(SegmentSpans(name, [span]))
+    last = -1
+    for rule, span in zip(of_rule.tolist(), map(Span, starts, untils, scores.tolist(), seen, matching), strict=True):
+        if rule != last:
+            spans, last = [], rule
+            segments.append(SegmentSpans(rules.names[rule], spans))
+        spans.append(span)
     return Membership(rules.version, int(times[-1]), segments)
 
 
 def warm_up() -> None:
     """Compile the kernel, or load it from the disk cache, so that the first user doesn't wait for it."""
-    _spans(*_kernel_arguments_of_nothing())
+    spans_of(*_kernel_arguments_of_nothing())
 
 
 def _kernel_arguments_of_nothing() -> tuple[NDArray[Any], ...]:
@@ -101,23 +102,32 @@ def _key(scaled: float, exponent: float) -> float:
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _last_at_least(maxima, bound, low, high):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """The last k in [low, high) with ``maxima[k] >= bound`` (maxima never rise), or low - 1."""
+def _last_reaching(extremes, bound, low, high, guess, sign):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, PLR0913
+    """The last k in [low, high) with ``sign * extremes[k] >= sign * bound``, or low - 1; that side never rises with k.
+
+    Neighbouring suffixes mostly have neighbouring answers, so the search widens from ``guess``, doubling its step.
+    """
+    guess = min(max(guess, low), high - 1)
+    step = 1
+    if sign * extremes[guess] >= sign * bound:
+        low = guess + 1
+        while low + step <= high:
+            if sign * extremes[low + step - 1] < sign * bound:
+                high = low + step - 1
+                break
+            low += step
+            step *= 2
+    else:
+        high = guess
+        while high - step >= low:
+            if sign * extremes[high - step] >= sign * bound:
+                low = high - step + 1
+                break
+            high -= step
+            step *= 2
     while low < high:
         middle = (low + high) // 2
-        if maxima[middle] >= bound:
-            low = middle + 1
-        else:
-            high = middle
-    return low - 1
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _last_below(minima, bound, low, high):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """The last k in [low, high) with ``minima[k] < bound`` (minima never fall), or low - 1."""
-    while low < high:
-        middle = (low + high) // 2
-        if minima[middle] < bound:
+        if sign * extremes[middle] >= sign * bound:
             low = middle + 1
         else:
             high = middle
@@ -146,7 +156,7 @@ def _sums(threshold, hits, sizes, times, half_life, prior, start, sums, extremes
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _spans(times, rows, table, windows, minima, shares):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, PLR0912, PLR0915
+def spans_of(times, rows, table, windows, minima, shares):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, PLR0912, PLR0915
     """(rule[m], (start, until, views, matching)[m, 4], score[m]) of all spans, by rule, then by time."""
     n, as_of = len(times), times[-1]
     ends = np.empty(n, np.int64)
@@ -166,7 +176,7 @@ def _spans(times, rows, table, windows, minima, shares):  # type: ignore[no-unty
         sizes[g] = ends[g] - (ends[g - 1] if g else -1)
 
     capacity = len(windows) * (groups // 2 + 1)
-    names = np.empty(capacity, np.int32)
+    of_rule = np.empty(capacity, np.int32)
     whole = np.empty((capacity, 4), np.int64)
     scores = np.empty(capacity, np.float64)
     found = 0
@@ -183,6 +193,7 @@ def _spans(times, rows, table, windows, minima, shares):  # type: ignore[no-unty
     for rule in range(len(windows)):
         window, min_views, min_days = windows[rule], minima[rule, 0], minima[rule, 1]
         enter, leave, half_life, prior_views, prior_share = shares[rule]
+        prior_matching = prior_views * prior_share
         start = 0
         while at[start] <= as_of - window:
             start += 1
@@ -210,19 +221,19 @@ def _spans(times, rows, table, windows, minima, shares):  # type: ignore[no-unty
                 matching_mass[g] = matching_mass[g + 1] + weight * hits[g]
 
         searchable = is_open = False
+        entered = left = groups - 1
         first_match = start
         for j in range(start, groups):
             while first_match < groups and (first_match < j or hits[first_match] == 0):
                 first_match += 1
             if views < min_views or first_match == groups or seen_days - rank[first_match] + 1 < min_days:
                 break
+            have, total = matching + prior_matching, views + prior_views
             if half_life > 0.0:
-                share = (matching_mass[j] + prior_views * prior_share) / (mass[j] + prior_views)
-            else:
-                share = (matching + prior_views * prior_share) / (views + prior_views)
-            if share >= enter:
+                have, total = matching_mass[j] + prior_matching, mass[j] + prior_views
+            if have >= enter * total:
                 member = True
-            elif share < leave:
+            elif have < leave * total:
                 member = False
             else:
                 if not searchable:
@@ -231,23 +242,25 @@ def _spans(times, rows, table, windows, minima, shares):  # type: ignore[no-unty
                     prior = prior_views * (prior_share - leave)
                     _sums(leave, hits[:groups], sizes, at, half_life, prior, start, leaving, leave_minima, -1)
                     searchable = True
-                entered = _last_at_least(enter_maxima, entering[j - 1] if j > start else 0.0, j, groups)
-                left = _last_below(leave_minima, leaving[j - 1] if j > start else 0.0, j, groups)
+                bound = entering[j - 1] if j > start else 0.0
+                entered = _last_reaching(enter_maxima, bound, j, groups, entered, 1)
+                bound = np.nextafter(leaving[j - 1] if j > start else 0.0, -np.inf)  # below, not at it
+                left = _last_reaching(leave_minima, bound, j, groups, left, -1)
                 member = entered > left
                 if member:
                     until_entered = views - (n - 1 - ends[entered])
                     entered_days = rank[entered] - rank[first_match] + 1 if first_match <= entered else 0
                     member = until_entered >= min_views and entered_days >= min_days
             if member and not is_open:
-                names[found] = rule
+                of_rule[found] = rule
                 whole[found, _START] = as_of if j == start else at[j - 1] + window
                 whole[found, _VIEWS] = views
                 whole[found, _MATCHING] = matching
-                scores[found] = share
+                scores[found] = have / total
                 found += 1
             if member:
                 whole[found - 1, _UNTIL] = at[j] + window
             is_open = member
             views -= sizes[j]
             matching -= hits[j]
-    return names[:found], whole[:found], scores[:found]
+    return of_rule[:found], whole[:found], scores[:found]

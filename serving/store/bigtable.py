@@ -56,10 +56,12 @@ from serving.store.protocol import Appended, Refusal, RowUpdate, WindowRead
 READ_DEADLINE_S: Final = 10.0
 ROW_DEADLINE_S: Final = 0.25
 WRITE_DEADLINE_S: Final = 30.0
+SCAN_DEADLINE_S: Final = 3600.0  # a whole table; an attempt that stalls is given up after WRITE_DEADLINE_S
 ADMIN_DEADLINE_S: Final = 30.0
 CHECK_DEADLINE_S: Final = 5.0
 MAX_READS_IN_FLIGHT: Final = 16
 MAX_ROWS_A_READ: Final = 250
+ROWS_A_SCANNED_PAGE: Final = 1_000
 MAX_ENTRIES_A_WRITE: Final = 1_000  # Bigtable allows 100,000 mutations a request; the emulator doesn't check
 
 _EMULATOR: Final = "BIGTABLE_EMULATOR_HOST"
@@ -72,7 +74,7 @@ _PERMANENT: Final = (
     api.Unauthenticated,
 )
 
-_clients: dict[str, BigtableDataClient] = {}
+_clients: dict[tuple[str, str | None], BigtableDataClient] = {}  # by project, and emulator where there is one
 _clients_lock = threading.Lock()
 
 
@@ -187,11 +189,16 @@ class BigtableStore:
             raise StoreError(fault.message)
 
     def scan(self) -> Iterator[ProfileRow]:
-        """Every row with a membership, in order of key, read as a stream."""
-        with self._translated_faults(WRITE_DEADLINE_S):
-            query = ReadRowsQuery(row_ranges=[RowRange()], row_filter=_newest_until(clock_ms()))
-            for row in self._table.read_rows_stream(query, attempt_timeout=WRITE_DEADLINE_S):
-                yield _profile_row(row.row_key.decode(), row)
+        """Every row with a membership, in order of key, read in pages: a stream has no deadline that fits any table."""
+        ranges: list[RowRange] = []
+        while True:
+            query = ReadRowsQuery(row_ranges=ranges, row_filter=_newest_until(clock_ms()), limit=ROWS_A_SCANNED_PAGE)
+            with self._translated_faults(WRITE_DEADLINE_S):
+                page = self._table.read_rows(query, operation_timeout=WRITE_DEADLINE_S, attempt_timeout=WRITE_DEADLINE_S)
+            yield from (_profile_row(row.row_key.decode(), row) for row in page)
+            if len(page) < ROWS_A_SCANNED_PAGE:
+                return
+            ranges = [RowRange(start_key=page[-1].row_key, start_is_inclusive=False)]
 
     def close(self) -> None:
         """Stop the reading threads; the process's client stays open for other stores."""
@@ -201,11 +208,12 @@ class BigtableStore:
     def _table(self) -> Table:
         if self._opened is None:
             project, instance, table = self._names
+            known = project, os.environ.get(_EMULATOR)
             with _clients_lock:
-                if project not in _clients:
+                if known not in _clients:
                     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # "connecting to the emulator"
-                        _clients[project] = BigtableDataClient(project=project)
-                self._opened = _clients[project].get_table(instance, table)
+                        _clients[known] = BigtableDataClient(project=project)
+                self._opened = _clients[known].get_table(instance, table)
         return self._opened
 
     def _read(self, keys: Sequence[str], row_filter: RowFilter) -> list[Row]:

@@ -63,10 +63,10 @@ class SQLiteStore:
         """Write views; a copy is one that is in its row, or that this process remembers writing."""
         unknown: list[tuple[str, bytes, bytes]] = []
         known: list[tuple[str, bytes, bytes]] = []
-        for key, cell in views:
-            (unknown if self._known.is_new((key, cell.qualifier)) else known).append((key, *cell))
         insert = "INSERT OR IGNORE INTO views VALUES (?, ?, ?)"
         with self._transaction() as connection:
+            for key, cell in views:  # only now: what a locked store didn't take is still new the next time
+                (unknown if self._known.is_new((key, cell.qualifier)) else known).append((key, *cell))
             new = connection.executemany(insert, unknown).rowcount if unknown else 0
             connection.executemany(insert, known)
             connection.execute("UPDATE appends SET done = done + 1")

@@ -1,0 +1,54 @@
+"""What every benchmark shares: facts about the machine, memory of a process, and the JSON it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from schemas.instants import clock_ms, format_instant
+
+FOLDER: Final = Path(__file__).parent / "results"
+_PACKAGES: Final = ("apache-beam", "google-cloud-bigtable", "google-cloud-pubsub", "msgspec", "numba", "numpy")
+
+
+def machine() -> dict[str, Any]:
+    """Where and with what a run was made."""
+    return {
+        "at": format_instant(clock_ms()),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in _PACKAGES},
+    }
+
+
+def write_results(name: str, results: dict[str, Any]) -> Path:
+    """Write ``benchmarks/results/NAME.json``; its path."""
+    FOLDER.mkdir(exist_ok=True)
+    path = FOLDER / f"{name}.json"
+    path.write_text(json.dumps({"machine": machine(), **results}, indent=2) + "\n")
+    return path
+
+
+def memory_mb(pid: int, field: str = "VmRSS") -> float:
+    """A process's memory in MB: ``VmRSS`` now, ``VmHWM`` at its peak (Linux)."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) / 1024
+    msg = f"/proc/{pid}/status has no {field}"
+    raise OSError(msg)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which ``share`` of the values lie, nearest rank.
+
+    >>> percentile([3.0, 1.0, 2.0], 0.5)
+    2.0
+    """
+    ordered = sorted(values)
+    return ordered[min(int(share * len(ordered)), len(ordered) - 1)]

@@ -1,0 +1,1 @@
+"""Assignment, exposure, statistics and controller of experiments; they come with the serving layer."""

@@ -1,0 +1,65 @@
+"""Conditions against the reference, and the table of matches that remembers them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from schemas.rules import Band, Condition, Equals, parse_rules
+from schemas.view import pack_attributes
+from tests import reference
+from tests.strategies import CATALOGUE, Spec, attributes, conditions
+from transforms import conditions as module
+from transforms.conditions import MatchTable, predicate_of
+
+
+def condition_of(spec: Spec) -> Condition:
+    return parse_rules(json.dumps({"version": 1, "segments": [{"name": "a", "when": spec}]}), CATALOGUE, "r").rules[0].when
+
+
+@given(conditions(), attributes())
+def test_a_condition_holds_as_in_the_reference(spec: Spec, view: dict[str, Any]) -> None:
+    assert predicate_of(condition_of(spec))(view) is reference.matches(spec, view)
+
+
+@pytest.mark.parametrize(
+    ("band", "inside", "outside"),
+    [
+        (Band("price", gte=5), [5.0, 6.0], [4.999]),
+        (Band("price", gt=5), [5.001], [5.0, 4.0]),
+        (Band("price", lte=5), [5.0, -1.0], [5.001]),
+        (Band("price", lt=5), [4.999], [5.0, 6.0]),
+        (Band("price", gte=5, lt=9), [5.0, 8.999], [9.0, 4.0]),
+    ],
+)
+def test_a_band_has_its_ends_in_or_out(band: Band, inside: list[float], outside: list[float]) -> None:
+    holds = predicate_of(band)
+    assert [holds({"price": price}) for price in inside + outside] == [True] * len(inside) + [False] * len(outside)
+
+
+@pytest.mark.parametrize("view", [{}, {"make": "x"}])
+def test_a_condition_on_an_attribute_that_the_view_lacks_is_false_and_its_not_true(view: Mapping[str, str]) -> None:
+    for spec in ({"fuel_type": "lpg"}, {"price": {"lt": 5}}, {"price": {"gte": -1e9}}, {"year": [0, 2020]}):
+        assert not predicate_of(condition_of(spec))(view)
+        assert predicate_of(condition_of({"not": spec}))(view)
+
+
+def test_the_table_gives_each_view_its_matches_however_often_it_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_ROWS", 5)
+    table = MatchTable([Equals("year", frozenset({float(year)})) for year in range(3)])
+    for first in range(40):
+        packed = [pack_attributes({"year": float(year % 7)}) for year in range(first, first + 4)]
+        rows = table.rows_of(packed + packed[:2])
+        matched = [[bool(hit) for hit in table.table[row]] for row in rows]
+        assert matched == [[year % 7 == rule for rule in range(3)] for year in [*range(first, first + 4), first, first + 1]]
+
+
+def test_the_table_grows_past_its_first_size() -> None:
+    table = MatchTable([Equals("year", frozenset({4_999.0}))])
+    rows = table.rows_of([pack_attributes({"year": float(year)}) for year in range(5_000)])
+    assert len(set(rows.tolist())) == 5_000
+    assert table.table[rows].sum() == table.table[rows[-1]].sum() == 1

@@ -1,0 +1,271 @@
+"""The contract of every store of profile rows, over SQLite and the Bigtable emulator."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas.errors import ConfigError, StoreError, StoreUnavailableError
+from schemas.instants import DAY_MS, clock_ms
+from schemas.profile_row import FAMILIES, Membership, Profile, ProfileRow, SegmentSpans, Span, ViewCell, encode_cell, view_cell
+from schemas.view import pack_attributes
+from serving.store import RowUpdate, Store, check_uri, open_store
+from tests.reference import SeenView, distinct
+from tests.strategies import rules_of, views_of_seen
+from transforms.membership import evaluate
+from transforms.windows import maintain_windows, views_of
+
+RECENT = clock_ms() - DAY_MS  # within what Bigtable's garbage collection keeps
+KEY = "1:" + "ab" * 32
+ELECTRIC, DIESEL = pack_attributes({"fuel_type": "electric"}), pack_attributes({"fuel_type": "diesel"})
+
+
+@pytest.fixture
+def store(store_uri: str) -> Iterator[Store]:
+    store = open_store(store_uri)
+    store.init()
+    yield store
+    store.close()
+
+
+def cells(count: int, start: int = RECENT) -> list[ViewCell]:
+    """Views a second apart, oldest first."""
+    return [view_cell(start + i * 1_000, f"e{i:04}", ELECTRIC) for i in range(count)]
+
+
+def update(key: str, time: int, version: int) -> RowUpdate:
+    membership = Membership(version, RECENT, [SegmentSpans("suv", [Span(RECENT, RECENT + 9, 0.5, 4, 2)])])
+    return RowUpdate(key, time, encode_cell(membership), encode_cell(Profile(version, RECENT, {})), 0)
+
+
+def version_in(row: ProfileRow) -> int | None:
+    assert (row.membership is None) == (row.profile is None)
+    return None if row.membership is None else row.membership.rule_version
+
+
+# --- coming into being ---------------------------------------------------------------------------------------------------
+
+
+def test_init_creates_what_is_missing_once(store_uri: str) -> None:
+    store = open_store(store_uri)
+    created, again = store.init(), store.init()
+    table = store_uri.rpartition("/")[2]
+    assert created == (
+        [store_uri.removeprefix("sqlite:///")] if "sqlite" in store_uri else [f"table {table}", *(f"family {f}" for f in FAMILIES)]
+    )
+    assert again == []
+    store.check()
+
+
+def test_init_again_keeps_the_rows(store: Store) -> None:
+    store.append([(KEY, cell) for cell in cells(3)])
+    other = open_store(store.uri)
+    other.init()
+    assert len(other.read_windows([KEY], 9).cells[KEY]) == 3
+
+
+def test_a_store_that_was_never_created_says_how_to(store_uri: str) -> None:
+    store = open_store(store_uri)
+    with pytest.raises(StoreError, match=f"forecourt store init --store {store_uri}$") as caught:
+        store.check()
+    assert not isinstance(caught.value, StoreUnavailableError), "waiting would not help"
+
+
+def test_writing_to_a_store_that_was_never_created_says_how_to(store_uri: str) -> None:
+    store = open_store(store_uri)
+    for write in (lambda: store.append([(KEY, cells(1)[0])]), lambda: store.write_memberships([update(KEY, clock_ms(), 1)])):
+        with pytest.raises(StoreError, match=f"forecourt store init --store {store_uri}") as caught:
+            write()
+        assert not isinstance(caught.value, StoreUnavailableError)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["", "store.db", "sqlite://store.db", "sqlite:///", "bigtable://p/i", "bigtable://p//t", "redis://x", "bigtable://p/i/t/x"],
+)
+def test_what_is_no_store_uri_says_what_one_is(uri: str) -> None:
+    with pytest.raises(ConfigError, match=r"store == .*, must be bigtable://PROJECT/INSTANCE/TABLE or sqlite:///PATH"):
+        check_uri(uri)
+
+
+# --- views ---------------------------------------------------------------------------------------------------------------
+
+
+def test_views_come_back_newest_first(store: Store) -> None:
+    written = cells(5)
+    store.append([(KEY, cell) for cell in written[::2] + written[1::2]])
+    assert store.read_windows([KEY], 100).cells == {KEY: written[::-1]}
+
+
+def test_only_as_many_as_asked_for_come_back_and_they_are_the_newest(store: Store) -> None:
+    written = cells(1_200)
+    store.append([(KEY, cell) for cell in written])
+    assert store.read_windows([KEY], 1_100).cells[KEY] == written[:-1_101:-1]
+    assert store.read_windows([KEY], 1).cells[KEY] == written[-1:]
+
+
+def test_writing_a_view_again_changes_nothing_and_is_counted_as_a_copy(store: Store) -> None:
+    views = [(KEY, cell) for cell in cells(4)]
+    assert store.append(views[:3]) == (3, [])
+    assert store.append(views) == (1, [])
+    assert store.append(views * 2) == (0, [])
+    assert len(store.read_windows([KEY], 100).cells[KEY]) == 4
+
+
+def test_a_copy_within_one_write_is_counted_once(store: Store) -> None:
+    (cell,) = cells(1)
+    assert store.append([(KEY, cell), ("1:other", cell), (KEY, cell)]).new == 2
+
+
+def test_a_late_copy_that_disagrees_is_kept_beside_the_first(store: Store) -> None:
+    first, late = view_cell(RECENT, "e1", ELECTRIC), view_cell(RECENT + 5, "e1", ELECTRIC)
+    other = view_cell(RECENT, "e1", DIESEL)
+    store.append([(KEY, late)])
+    store.append([(KEY, other), (KEY, first)])
+    assert set(store.read_windows([KEY], 9).cells[KEY]) == {first, late, other}
+
+
+def test_copies_that_disagree_give_one_answer_whatever_their_order(store: Store) -> None:
+    copies = [(RECENT + 7, ELECTRIC), (RECENT + 3, DIESEL), (RECENT + 3, ELECTRIC), (RECENT + 9, DIESEL)]
+    answers = []
+    for number, order in enumerate(itertools.permutations(copies)):
+        key = f"1:{number}"
+        for time, value in order:
+            store.append([(key, view_cell(time, "e1", value)), (key, view_cell(RECENT + 5, "e2", ELECTRIC))])
+        views = views_of(store.read_windows([key], 100).cells[key])
+        answers.append((views.times.tolist(), views.packed))
+    assert answers == [([RECENT + 3, RECENT + 5], [min(ELECTRIC, DIESEL), ELECTRIC])] * 24
+
+
+def test_rows_are_apart_and_one_without_views_is_empty(store: Store) -> None:
+    one, two = cells(2)
+    store.append([("1:a", one), ("1:ab", two)])
+    assert store.read_windows(["1:ab", "1:a", "1:nobody", "1:"], 9).cells == {"1:ab": [two], "1:a": [one], "1:nobody": [], "1:": []}
+
+
+def test_a_later_read_has_a_greater_time_when_something_was_written_between(store: Store) -> None:
+    store.append([(KEY, cells(1)[0])])
+    before = store.read_windows([KEY], 9).time
+    store.append([(KEY, cells(2)[1])])
+    assert store.read_windows([KEY], 9).time > before
+
+
+def test_nothing_asked_is_nothing_done(store: Store) -> None:
+    assert store.append([]) == (0, [])
+    assert store.read_windows([], 9).cells == {}
+    assert store.read_rows([]) == {}
+    assert store.write_memberships([]) == []
+    assert list(store.scan()) == []
+
+
+def test_thousands_of_rows_are_written_and_read_at_once(store: Store) -> None:
+    (cell,) = cells(1)
+    keys = [f"1:{i:05}" for i in range(3_000)]
+    assert store.append([(key, cell) for key in keys]) == (3_000, [])
+    assert store.read_windows(keys, 9).cells == dict.fromkeys(keys, [cell])
+    assert store.write_memberships([update(key, clock_ms(), 1) for key in keys]) == []
+    assert {version_in(row) for row in store.read_rows(keys).values()} == {1}
+    assert [row.key for row in store.scan()] == keys
+
+
+IDS = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=64)
+
+
+@settings(max_examples=15)
+@given(views=st.lists(st.tuples(st.integers(0, 3), IDS), min_size=1, max_size=8, unique=True), key=IDS)
+def test_any_text_is_an_event_id_and_a_key(store: Store, views: list[tuple[int, str]], key: str) -> None:
+    written = [view_cell(RECENT + time, event_id, ELECTRIC) for time, event_id in views]
+    store.append([(key, cell) for cell in written])
+    assert store.read_windows([key], 100).cells[key] == sorted(written)
+    store.forget(key)
+
+
+# --- memberships ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_the_membership_of_the_newest_read_stays_whatever_comes_first(store: Store, order: tuple[int, int]) -> None:
+    now = clock_ms()
+    for version in order:
+        assert store.write_memberships([update(KEY, now + version, version)]) == []
+    assert version_in(store.read_row(KEY)) == 2
+
+
+def test_writing_a_membership_twice_changes_nothing(store: Store) -> None:
+    same = update(KEY, clock_ms(), 3)
+    store.write_memberships([same, same])
+    row = store.read_row(KEY)
+    store.write_memberships([same])
+    assert store.read_row(KEY) == row
+    assert row.membership is not None
+    assert (encode_cell(row.membership), row.profile) == (same.membership, Profile(3, RECENT, {}))
+
+
+def test_a_row_with_views_alone_has_no_membership_yet(store: Store) -> None:
+    store.append([(KEY, cells(1)[0])])
+    assert store.read_row(KEY) == ProfileRow(KEY, None, None)
+    assert store.read_rows([KEY, "1:nobody"]) == {key: ProfileRow(key, None, None) for key in (KEY, "1:nobody")}
+    assert list(store.scan()) == []
+
+
+def test_a_scan_gives_every_membership_in_order_of_key(store: Store) -> None:
+    keys = ["1:b", "1:a", "1:aa", "0:z", "1:B", "1:é", "1:~"]
+    store.write_memberships([update(key, clock_ms(), number + 1) for number, key in enumerate(keys)])
+    assert [(row.key, version_in(row)) for row in store.scan()] == [(key, keys.index(key) + 1) for key in sorted(keys)]
+
+
+def test_a_damaged_membership_names_its_row(store: Store) -> None:
+    store.write_memberships([update(KEY, clock_ms(), 1)._replace(membership=b"{")])
+    for read in (lambda: store.read_row(KEY), lambda: list(store.scan())):
+        with pytest.raises(StoreError, match="row 1:abababab…: a cell can't be read, must be JSON of a membership or profile"):
+            read()
+
+
+def test_forgetting_a_user_leaves_nothing_and_nobody_else_out(store: Store) -> None:
+    for key in (KEY, "1:other"):
+        store.append([(key, cell) for cell in cells(2)])
+        store.write_memberships([update(key, clock_ms(), 1)])
+    for _ in range(2):
+        store.forget(KEY)
+    assert store.read_windows([KEY], 9).cells == {KEY: []}
+    assert version_in(store.read_row(KEY)) is None
+    assert [row.key for row in store.scan()] == ["1:other"]
+    assert len(store.read_windows(["1:other"], 9).cells["1:other"]) == 2
+
+
+# --- windows -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_view_at_the_edge_of_the_window_counts_no_more_and_one_after_it_does(store: Store) -> None:
+    # old ─ kept ───────── 10 d ───────── newest      a window is half-open: old is exactly ten days before the newest
+    newest = clock_ms()
+    old, kept = newest - 10 * DAY_MS, newest - 10 * DAY_MS + 60_000
+    views = [(KEY, view_cell(time, str(time), ELECTRIC)) for time in (newest, old, kept)]
+    maintain_windows(store, rules_of({"when": {"fuel_type": "electric"}, "min_views": 1}), views)
+    row = store.read_row(KEY)
+    assert row.profile is not None
+    assert row.membership is not None
+    assert (row.profile.views, row.membership.segments[0].spans[0].views) == (2, 2)
+
+
+def test_more_copies_than_a_read_brings_do_not_crowd_out_other_views(store: Store) -> None:
+    # one event told 1,500 times with times of its own; below it, ten other views
+    told = [view_cell(RECENT + 60_000 + i, "chatter", ELECTRIC) for i in range(1_500)]
+    done = maintain_windows(store, rules_of({"when": {"fuel_type": "electric"}}), [(KEY, cell) for cell in told + cells(10)])
+    assert done.keys == [KEY]
+    row = store.read_row(KEY)
+    assert row.profile is not None
+    assert (row.profile.views, row.profile.last_seen) == (11, RECENT + 60_000)
+
+
+def test_a_batch_ends_in_the_membership_of_its_views(store: Store) -> None:
+    rules = rules_of({"when": {"fuel_type": "electric"}, "min_views": 2})
+    seen = [SeenView(RECENT + i * 1_000, f"e{i}", {"fuel_type": "electric"}) for i in range(4)]
+    views = [(KEY, view_cell(view.time, view.event_id, ELECTRIC)) for view in seen]
+    done = maintain_windows(store, rules, [*views[2:], *views[:3]])
+    assert (done.new, done.copies, done.refused) == (4, 1, [])
+    assert store.read_row(KEY).membership == evaluate(views_of_seen(distinct(seen)), rules)

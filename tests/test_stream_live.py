@@ -1,0 +1,169 @@
+"""The stream against both emulators: killed, doubled, stopped, reconfigured and cut off while it works. Nothing may be lost."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import forecourt
+from pipelines.emulators import Endpoints
+from schemas.pseudonym import Pseudonyms, key_of
+from serving.keys import KEY_VARIABLE
+from serving.store import open_store
+from tests.faults import freeze, kill_at_random, two_at_once
+from tests.live import Bench, bench_in, publishing, wait_until
+from tests.traffic import KEY, RULES, Spans, Traffic, expected_spans, market_of, traffic_of
+
+KILLS = 5
+RULES_TAKE_EFFECT_S = 15.0
+
+
+@pytest.fixture
+def bench(tmp_path: Path, emulators_endpoints: Endpoints) -> Iterator[Bench]:
+    with bench_in(tmp_path, emulators_endpoints) as bench:
+        yield bench
+
+
+@pytest.fixture
+def impatient_bench(tmp_path: Path, emulators_endpoints: Endpoints) -> Iterator[Bench]:
+    """One where unacknowledged messages come again after ten seconds, the least that Pub/Sub allows."""
+    with bench_in(tmp_path, emulators_endpoints, ack_deadline_s=10) as bench:
+        yield bench
+
+
+@pytest.fixture(scope="module")
+def small() -> tuple[Traffic, dict[str, Spans]]:
+    traffic = traffic_of(market_of(events=4_000, users=800, seed=2))
+    return traffic, expected_spans(traffic.views)
+
+
+def test_killed_anywhere_it_loses_and_repeats_nothing(impatient_bench: Bench) -> None:
+    # published ───────────────────────────────────────────────▶
+    # stream     ▶──────✗ ▶───✗  ▶─────────✗ ▶─✗ ▶────✗ ▶───────   each restart gets again what was not acknowledged
+    traffic = traffic_of(market_of(events=12_000, users=2_500, seed=5))
+    with ThreadPoolExecutor(1) as pool, publishing(impatient_bench.topic, traffic.messages, rate=350) as sent:
+        expected = pool.submit(expected_spans, traffic.views)
+        kills = list(kill_at_random(impatient_bench, random.Random(5), KILLS, sent))
+        assert [kill.under_load for kill in kills] == [True] * KILLS
+        impatient_bench.stream()
+        sent.result()
+        balance = impatient_bench.settled(traffic, expected.result())
+    assert balance.faults == {}
+    assert balance.again > 0, "no message came twice, so the kills met nothing: this test shows nothing"
+
+
+def test_two_at_once_make_the_same_rows_as_one(bench: Bench, small: tuple[Traffic, dict[str, Spans]]) -> None:
+    traffic, expected = small
+    pair = two_at_once(bench, traffic, expected)
+    assert pair.balance.faults == {}
+    assert all(document["holds"] and document["applied"] > 0 for document in pair.documents), "both must have had work"
+    assert sum(document["read"] for document in pair.documents) >= len(traffic.messages)
+
+
+def test_sigterm_under_load_finishes_what_was_begun(impatient_bench: Bench, small: tuple[Traffic, dict[str, Spans]]) -> None:
+    traffic, expected = small
+    with publishing(impatient_bench.topic, traffic.messages, rate=500) as sent:
+        first = impatient_bench.stream()
+        impatient_bench.at_work(first)
+        time.sleep(1.5)
+        status, before = first.stopped()
+        assert not sent.done(), "the load was over: this test shows nothing"
+        assert (status, before["holds"]) == (0, True)
+        assert 0 < before["read"] < len(traffic.messages)
+        second = impatient_bench.stream()
+        sent.result()
+        assert impatient_bench.settled(traffic, expected).faults == {}
+        status, after = second.stopped()
+    assert (status, after["holds"]) == (0, True)
+    total = before["read"] + after["read"]
+    assert total >= len(traffic.messages), "messages were acknowledged without having been read"
+    assert total - len(traffic.messages) < before["read"], "all of the first stream's messages came again: it acknowledged nothing"
+
+
+def test_rules_change_while_it_runs_and_broken_ones_do_not(bench: Bench, small: tuple[Traffic, dict[str, Spans]]) -> None:
+    traffic, _ = small
+    store, pseudonyms = open_store(bench.store_uri), Pseudonyms(key_of(KEY, "tests"))
+    keys = [pseudonyms(raw_id) for raw_id in traffic.ids]
+
+    def versions() -> set[int]:
+        return {row.membership.rule_version for row in store.read_rows(keys).values() if row.membership}
+
+    with publishing(bench.topic, traffic.messages, rate=100):
+        stream = bench.stream()
+        wait_until(lambda: versions() == {41}, 60, "no rows of version 41")
+        bench.rules.write_text(RULES.replace("version: 41", "version: 42"))
+        wait_until(lambda: 42 in versions(), RULES_TAKE_EFFECT_S, "no rows of version 42")
+        bench.rules.write_text(RULES.replace("version: 41", "version: 43").replace("electric}", "steam}"))
+        wait_until(lambda: "rules refused" in stream.said, RULES_TAKE_EFFECT_S, "broken rules are not refused")
+        refusal = next(line for line in stream.said.splitlines() if "rules refused" in line)
+        assert "version 42 stays in force" in refusal
+        assert "rules.yaml" in refusal
+        assert "steam" in refusal
+        bench.rules.write_text(RULES.replace("version: 41", "version: 44"))
+        wait_until(lambda: 44 in versions(), RULES_TAKE_EFFECT_S, "no rows of version 44")
+        assert 43 not in versions()
+        assert stream.stopped()[0] == 0
+
+
+@pytest.mark.parametrize("emulator", ["bigtable", "pubsub"])
+def test_it_waits_while_one_is_away_and_loses_nothing(bench: Bench, small: tuple[Traffic, dict[str, Spans]], emulator: str) -> None:
+    traffic, expected = small
+    outage = freeze(bench, traffic, expected, emulator, seconds=8)
+    assert outage.survived, "the stream ended in the outage"
+    assert outage.balance.faults == {}
+    assert (outage.status, outage.document["holds"]) == (0, True)
+
+
+def failed(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *options: str) -> tuple[int, str]:
+    """Exit status and stderr of the command line, in this process."""
+    monkeypatch.setattr("sys.argv", ["forecourt", "stream", *options])
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    with pytest.raises(SystemExit) as stop:
+        forecourt.main()
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    return int(stop.value.code or 0), captured.err
+
+
+def test_a_store_that_is_down_says_what_to_do(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with bench.frozen("bigtable"):
+        status, said = failed(monkeypatch, capfd, "--source", bench.subscription, "--store", bench.store_uri)
+    assert status == 1
+    assert f"store {bench.store_uri} does not answer within 5 s" in said
+    assert f"is the emulator at BIGTABLE_EMULATOR_HOST={bench.endpoints.bigtable} running (forecourt emulators)?" in said
+    assert said.count("\n") == 1
+
+
+def test_a_missing_table_says_how_to_make_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    missing = "bigtable://demo/demo/nowhere"
+    status, said = failed(monkeypatch, capfd, "--source", bench.subscription, "--store", missing)
+    assert status == 1
+    assert f"create it: forecourt store init --store {missing}" in said
+    assert said.count("\n") == 1
+
+
+def test_a_missing_subscription_is_named(bench: Bench, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    missing = "pubsub://demo/subscriptions/nowhere"
+    status, said = failed(monkeypatch, capfd, "--source", missing, "--store", bench.store_uri)
+    assert status == 2
+    assert f"source == {missing} does not exist, must be a subscription" in said
+    assert said.count("\n") == 1
+
+
+def test_a_pubsub_that_is_down_says_what_to_do(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", "127.0.0.1:1")
+    status, said = failed(monkeypatch, capfd, "--source", bench.subscription, "--store", bench.store_uri)
+    assert status == 1
+    assert "is the emulator at PUBSUB_EMULATOR_HOST=127.0.0.1:1 running (forecourt emulators)?" in said
+    assert said.count("\n") == 1
