@@ -9,7 +9,7 @@ import importlib
 import json
 import logging
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, Final
 
 import typer
@@ -25,6 +25,8 @@ app = typer.Typer(
 )
 store_app = typer.Typer(help="The table of profile rows.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
+rules_app = typer.Typer(help="The segment rules.", no_args_is_help=True)
+app.add_typer(rules_app, name="rules")
 
 _PASS_ON: Final[dict[str, Any]] = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 _ROWS_AT_ONCE: Final = 500
@@ -34,21 +36,33 @@ RulesOption = Annotated[str | None, typer.Option(help="segment rules (YAML); def
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON on stdout and nothing else")]
 
 
-def _command(name: str, module: str, text: str) -> None:
-    """A command with its own parser: ``module.run(argv)`` gets all arguments and returns the exit status."""
+_PARSE_THEMSELVES: Final = {
+    "stream": ("pipelines.stream", "The speed layer: events in, segment rows out."),
+    "archive": ("pipelines.archive", "Every valid event to Parquet, by event date."),
+    "simulate": ("pipelines.simulate", "Reproducible traffic of a marketplace, to Pub/Sub or a file."),
+    "replay-dead-letters": ("pipelines.replay", "Dead letters back to where events come from."),
+    "demo": ("pipelines.demo", "A simulated marketplace through the stream, its users' segments as a table."),
+    "emulators": ("pipelines.emulators", "Google's Pub/Sub and Bigtable emulators, for as long as needed."),
+}
+
+
+def _run(name: str, argv: Sequence[str]) -> int:
+    """Run a command that has a parser of its own: its module's ``run(argv)`` gives the exit status."""
+    status: int = importlib.import_module(_PARSE_THEMSELVES[name][0]).run(argv)
+    return status
+
+
+def _listed(name: str, text: str) -> None:
+    """List such a command in the help; ``main`` runs it before Typer, which would swallow a ``--`` among its arguments."""
 
     def run(context: typer.Context) -> None:
-        raise typer.Exit(importlib.import_module(module).run(context.args))
+        raise typer.Exit(_run(name, context.args))
 
     app.command(name, help=text, context_settings=_PASS_ON)(run)
 
 
-_command("stream", "pipelines.stream", "The speed layer: events in, segment rows out.")
-_command("archive", "pipelines.archive", "Every valid event to Parquet, by event date.")
-_command("simulate", "pipelines.simulate", "Reproducible traffic of a marketplace, to Pub/Sub or a file.")
-_command("replay-dead-letters", "pipelines.replay", "Dead letters back to where events come from.")
-_command("demo", "pipelines.demo", "A simulated marketplace through the stream, its users' segments as a table.")
-_command("emulators", "pipelines.emulators", "Google's Pub/Sub and Bigtable emulators, for as long as needed.")
+for _name, (_, _text) in _PARSE_THEMSELVES.items():
+    _listed(_name, _text)
 
 
 @store_app.command("init")
@@ -68,7 +82,7 @@ def segments(
     as_json: JsonOption = False,
 ) -> None:
     """What the gateway would see of a user: segments, highest score first."""
-    from schemas.instants import clock_ms, parse_instant
+    from schemas.instants import clock_ms, format_instant, parse_instant
     from schemas.pseudonym import Pseudonyms
     from serving.keys import load_key
     from serving.segments import segments_document
@@ -80,16 +94,27 @@ def segments(
         msg = f"--at == {shown(at)}, {error}"
         raise ConfigError(msg) from error
     rows, pseudonyms = open_store(store), Pseudonyms(load_key(store))
+    refused = 0
     for users in _pages(_ids(user)):
         found = rows.read_rows([pseudonyms(each) for each in users])
         for each in users:
-            document = segments_document(each, found[pseudonyms(each)].membership, instant)
+            try:
+                document = segments_document(each, found[pseudonyms(each)].membership, instant)
+            except ConfigError as fault:
+                if user != "-":
+                    raise
+                refused += 1
+                document = {"user": each, "at": format_instant(instant), "segments": None, "error": str(fault)}
             if as_json or user == "-":
                 print(json.dumps(document))
             else:
                 _print_segments(document)
+    if refused:
+        msg = f"{refused} users' segments can't be told at {format_instant(instant)}, see their documents"
+        raise ConfigError(msg)
 
 
+@rules_app.command("check")
 @app.command("rules-check")
 def rules_check(
     rules: Annotated[str, typer.Argument(help="segment rules (YAML)")],
@@ -111,6 +136,8 @@ def main() -> None:
     """Run the command line; a fault of ours is one line on stderr and its exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
+        if len(sys.argv) > 1 and sys.argv[1] in _PARSE_THEMSELVES:
+            sys.exit(_run(sys.argv[1], sys.argv[2:]))
         app()
     except ForecourtError as fault:
         print(f"forecourt: {fault}", file=sys.stderr)

@@ -59,12 +59,15 @@ def run(argv: Sequence[str]) -> int:
         median = sorted(rounds, key=lambda each: each.events_per_s)[len(rounds) // 2]
         every = [each.events_per_s for each in rounds]
         results["throughput"].append({**median._asdict(), "rounds_events_per_s": every})
+    if not arguments.no_baselines:
+        with emulators(("pubsub",)) as endpoints:
+            os.environ.update(endpoints.environment())
+            results["baselines"] = [each._asdict() for each in baselines(say)]
     with emulators() as endpoints:
         os.environ.update(endpoints.environment())
         soak_s, warm_up_s = arguments.soak_minutes * 60, arguments.warm_up_minutes * 60
         fresh, soak = freshness_and_memory(arguments.load, arguments.probe_seconds, soak_s, warm_up_s, say)
         results["freshness"], results["memory"] = fresh._asdict(), soak._asdict()
-        results["baselines"] = [] if arguments.no_baselines else [each._asdict() for each in baselines(say)]
     out = Console()
     for name, rows in results.items():
         out.print(_table(name, rows if isinstance(rows, list) else [rows]))

@@ -34,6 +34,9 @@ CURRENT: Final = b"current"
 SUMMARY: Final = b"summary"
 
 RETENTION_MS: Final = MAX_WINDOW_MS
+# A row says something until 10 days after its newest view, and its membership from that view on rests on the 10 days before
+# it. Collected at 10 days of age by the clock, a replay or a late event would find half a window and write another row.
+GARBAGE_AGE_MS: Final = 2 * MAX_WINDOW_MS
 MAX_CLOCK_SKEW_MS: Final = 5 * 60_000  # also how far ahead of the clock an event may be
 
 _COMPLEMENT: Final = bytes(255 - byte for byte in range(256))

@@ -88,16 +88,12 @@ def events_of(table: pa.Table) -> Iterator[Event]:
 
 def conformed(table: pa.Table, catalogue: Catalogue) -> pa.Table:
     """Rows written with any catalogue as rows of this one."""
-    struct, place = table.schema.field("attributes").type, table.schema.get_field_index("attributes")
-    kept = [field for field in struct if field.name in catalogue.attributes]
-    kept = [field for field in kept if field.type == _TYPES[catalogue.attributes[field.name].kind]]
-    if len(kept) < struct.num_fields:
-        # Not a plain cast: it would read the text "12" as the number.
-        missing = [pa.nulls(len(table), pa.null())] if not kept else []
-        names = [pa.field("", pa.null())] if not kept else kept
-        arrays = [pc.struct_field(table["attributes"], field.name).combine_chunks() for field in kept] + missing
-        table = table.set_column(place, "attributes", pa.StructArray.from_arrays(arrays, fields=names))
-    return table.cast(archive_schema(catalogue))
+    schema, place = archive_schema(catalogue), table.schema.get_field_index("attributes")
+    held, wanted = set(table.schema.field("attributes").type), list(schema.field("attributes").type)
+    attributes = table["attributes"].combine_chunks()
+    # Not a cast alone: it would read the text "12" as a number.
+    arrays = [pc.struct_field(attributes, field.name) if field in held else pa.nulls(len(table), field.type) for field in wanted]
+    return table.set_column(place, "attributes", pa.StructArray.from_arrays(arrays, fields=wanted)).cast(schema)
 
 
 def deduplicated(table: pa.Table) -> pa.Table:

@@ -37,7 +37,7 @@ class Stream:
         name = uuid.uuid4().hex[:8]
         self.out, self.err = folder / f"{name}.out", folder / f"{name}.err"
         command = [sys.executable, "-m", "forecourt", "stream", *options]
-        environment = os.environ | {KEY_VARIABLE: KEY, "PYTHONPATH": str(ROOT)}
+        environment = os.environ | {KEY_VARIABLE: KEY, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}  # a kill leaves Beam's
         with self.out.open("wb") as out, self.err.open("wb") as err:
             self.process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=err, start_new_session=True)
 

@@ -536,7 +536,7 @@ def test_a_runner_with_short_bundles_regroups_before_it_writes(tmp_path: pathlib
     from pipelines import archive as module
 
     data = lines_of(message(number, DAY + number % 2 * DAY_MS) for number in range(100))
-    (tmp_path / "events.jsonl").write_bytes(data + data)
+    (tmp_path / "events.jsonl").write_bytes(data)
     config = Config(f"file:{tmp_path / 'events.jsonl'}", str(tmp_path / "archive"), flush_events=40)
     monkeypatch.setattr(module, "DATAFLOW", "DirectRunner")  # its graph, on the local runner
     with beam.Pipeline(runner=local_runner()) as pipeline:

@@ -47,7 +47,7 @@ def test_a_letter_says_why_when_and_how_long_the_message_was() -> None:
     letter = refused(data)
     assert letter.reason == "bad_time"
     assert letter.field == "event_time"
-    assert letter.message.startswith("event_time == 'today', must be an RFC 3339 date-time")
+    assert "must be an RFC 3339 date-time" in letter.message
     assert (letter.refused_at, letter.size) == ("2026-05-01T12:00:00.000Z", len(data))
 
 

@@ -69,9 +69,9 @@ REFUSED: list[tuple[str, str | None, bytes, str]] = [
     ("wrong_type", "attributes", message(attributes="red"), r"attributes: Expected `object \| null`, got `str`"),
     ("wrong_type", "experiment", message(experiment=[1]), r"experiment: Expected `object \| null`, got `array`"),
     ("wrong_type", "pseudonymised", message(pseudonymised=1), "pseudonymised: Expected `bool`, got `int`"),
-    ("unknown_event_type", "event_type", message(event_type="view"), "must be one of the event types"),
-    ("bad_time", "event_time", message(event_time="today"), "event_time == 'today', must be an RFC 3339 date-time with an offset"),
-    ("bad_time", "event_time", message(event_time="2023-02-29T00:00:00Z"), "event_time == '2023-02-29T00:00:00Z', "),
+    ("unknown_event_type", "event_type", message(event_type="view"), "event_type.*, must be one of"),
+    ("bad_time", "event_time", message(event_time="today"), "event_time.*, must be an RFC 3339 date-time with an offset"),
+    ("bad_time", "event_time", message(event_time="2023-02-29T00:00:00Z"), "event_time.*, day is out of range for month"),
     ("bad_time", "event_time", message(event_time="1969-12-31T00:00:00Z"), "must lie between 1970-01-01T00:00:00Z and"),
     ("future", "event_time", message(event_time="2026-05-01T12:05:00.001Z"), "must be at most 5 minutes ahead of 2026-05-01T12:00"),
     *(

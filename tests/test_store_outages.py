@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from google.api_core.exceptions import AlreadyExists
+from google.cloud import bigtable_admin_v2
 
 from pipelines.emulators import Endpoints, emulators
 from schemas.errors import StoreError, StoreUnavailableError
@@ -73,6 +75,17 @@ def frozen(emulators_endpoints: Endpoints) -> Iterator[tuple[Store, int]]:
 def test_a_bigtable_that_freezes_is_given_up_at_the_deadline(call: str, frozen: tuple[Store, int], impatient: None) -> None:
     with pytest.raises(StoreUnavailableError, match=r"store bigtable://frozen/demo/profiles d(oes|id) not .* 0(\.2)? s: "):
         CALLS[call](frozen[0])
+
+
+def test_an_init_that_freezes_halfway_is_not_tried_on_and_on(
+    frozen: tuple[Store, int], impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exists(*arguments: Any, **options: Any) -> None:
+        raise AlreadyExists("the table")
+
+    monkeypatch.setattr(bigtable_admin_v2.BaseBigtableTableAdminClient, "create_table", exists)
+    with pytest.raises(StoreUnavailableError, match=r"does not answer within 0\.2 s: (?!Timeout of 60)"):
+        frozen[0].init()
 
 
 def test_a_bigtable_that_wakes_up_works_on(frozen: tuple[Store, int]) -> None:

@@ -15,7 +15,7 @@ from pipelines.emulators import Endpoints
 from schemas.pseudonym import Pseudonyms, key_of
 from serving.keys import KEY_VARIABLE
 from serving.store import open_store
-from tests.faults import freeze, kill_at_random, two_at_once
+from tests.faults import freeze, kill_at_random, stream_at_work, two_at_once
 from tests.live import Bench, bench_in, publishing, wait_until
 from tests.traffic import KEY, RULES, Spans, Traffic, expected_spans, market_of, traffic_of
 
@@ -46,12 +46,11 @@ def test_killed_anywhere_it_loses_and_repeats_nothing(impatient_bench: Bench) ->
     # published ───────────────────────────────────────────────▶
     # stream     ▶──────✗ ▶───✗  ▶─────────✗ ▶─✗ ▶────✗ ▶───────   each restart gets again what was not acknowledged
     traffic = traffic_of(market_of(events=12_000, users=2_500, seed=5))
-    with ThreadPoolExecutor(1) as pool, publishing(impatient_bench.topic, traffic.messages, rate=350) as sent:
+    with ThreadPoolExecutor(1) as pool:
         expected = pool.submit(expected_spans, traffic.views)
-        kills = list(kill_at_random(impatient_bench, random.Random(5), KILLS, sent))
+        kills = list(kill_at_random(impatient_bench, random.Random(5), KILLS, traffic.messages))
         assert [kill.under_load for kill in kills] == [True] * KILLS
         impatient_bench.stream()
-        sent.result()
         balance = impatient_bench.settled(traffic, expected.result())
     assert balance.faults == {}
     assert balance.again > 0, "no message came twice, so the kills met nothing: this test shows nothing"
@@ -67,12 +66,12 @@ def test_two_at_once_make_the_same_rows_as_one(bench: Bench, small: tuple[Traffi
 
 def test_sigterm_under_load_finishes_what_was_begun(impatient_bench: Bench, small: tuple[Traffic, dict[str, Spans]]) -> None:
     traffic, expected = small
-    with publishing(impatient_bench.topic, traffic.messages, rate=500) as sent:
-        first = impatient_bench.stream()
-        impatient_bench.at_work(first)
+    first = stream_at_work(impatient_bench, traffic.messages[:500])
+    with publishing(impatient_bench.topic, traffic.messages[500:], rate=600) as sent:
         time.sleep(1.5)
-        status, before = first.stopped()
+        first.process.terminate()
         assert not sent.done(), "the load was over: this test shows nothing"
+        status, before = first.ended()
         assert (status, before["holds"]) == (0, True)
         assert 0 < before["read"] < len(traffic.messages)
         second = impatient_bench.stream()
@@ -111,9 +110,11 @@ def test_rules_change_while_it_runs_and_broken_ones_do_not(bench: Bench, small: 
 
 
 @pytest.mark.parametrize("emulator", ["bigtable", "pubsub"])
-def test_it_waits_while_one_is_away_and_loses_nothing(bench: Bench, small: tuple[Traffic, dict[str, Spans]], emulator: str) -> None:
+def test_it_waits_while_one_is_away_and_loses_nothing(
+    impatient_bench: Bench, small: tuple[Traffic, dict[str, Spans]], emulator: str
+) -> None:
     traffic, expected = small
-    outage = freeze(bench, traffic, expected, emulator, seconds=8)
+    outage = freeze(impatient_bench, traffic, expected, emulator, seconds=8)
     assert outage.survived, "the stream ended in the outage"
     assert outage.balance.faults == {}
     assert (outage.status, outage.document["holds"]) == (0, True)

@@ -40,10 +40,10 @@ from schemas.instants import clock_ms
 from schemas.profile_row import (
     CURRENT,
     FAMILIES,
+    GARBAGE_AGE_MS,
     MAX_CLOCK_SKEW_MS,
     MEMBERSHIP,
     PROFILE,
-    RETENTION_MS,
     SPEED,
     SUMMARY,
     ProfileRow,
@@ -101,22 +101,23 @@ class BigtableStore:
         client = admin.BaseBigtableTableAdminClient(transport=transport)
         project, instance, table = self._names
         parent = f"projects/{project}/instances/{instance}"
-        age = admin.GcRule(max_age=Duration(seconds=RETENTION_MS // 1000))
+        age = admin.GcRule(max_age=Duration(seconds=GARBAGE_AGE_MS // 1000))
         newest = admin.GcRule(max_num_versions=1)
         families = {name: admin.ColumnFamily(gc_rule=age if name == SPEED else newest) for name in FAMILIES}
         created: list[str] = []
+        # retry=None: the admin client would go on for a minute, whatever the timeout of one attempt.
         with self._translated_faults(ADMIN_DEADLINE_S):
             try:
-                client.create_table(parent=parent, table_id=table, table=admin.Table(), timeout=ADMIN_DEADLINE_S)
+                client.create_table(parent=parent, table_id=table, table=admin.Table(), retry=None, timeout=ADMIN_DEADLINE_S)
                 created.append(f"table {table}")
             except api.AlreadyExists:
                 pass
             name = f"{parent}/tables/{table}"
-            have = set(client.get_table(name=name, timeout=ADMIN_DEADLINE_S).column_families)
+            have = set(client.get_table(name=name, retry=None, timeout=ADMIN_DEADLINE_S).column_families)
             change = admin.ModifyColumnFamiliesRequest.Modification
             missing = [change(id=family, create=rule) for family, rule in families.items() if family not in have]
             if missing:
-                client.modify_column_families(name=name, modifications=missing, timeout=ADMIN_DEADLINE_S)
+                client.modify_column_families(name=name, modifications=missing, retry=None, timeout=ADMIN_DEADLINE_S)
                 created += [f"family {modification.id}" for modification in missing]
         return created
 
