@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import logging
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import StandardOptions
 
 from pipelines.dead_letters import WriteDeadLetters, check_sink_uri
-from pipelines.launch import DATAFLOW, add_runner_options, launched, pipeline_options, summary_of
+from pipelines.launch import DATAFLOW, add_runner_options, dry_run, launched, pipeline_options, summary_of
 from pipelines.source import ReadEvents, check_source, file_path
 from rules import CATALOGUE_PATH
 from schemas.errors import EXIT_FAILED, EXIT_OK, ConfigError
@@ -27,7 +26,6 @@ from serving.store import check_uri
 from transforms.archive import FLUSH_EVENTS, FLUSH_SECONDS, MAX_BUFFERED, WriteArchive
 from transforms.archive_files import check_archive_path, prepare_archive
 from transforms.decode import DecodeEvents
-from transforms.local_runner import local_runner
 from transforms.pseudonymise import Pseudonymise
 from transforms.rules_file import load_catalogue
 
@@ -35,7 +33,6 @@ MAX_FLUSH_SECONDS: Final = 180.0
 LEASES: Final = 3  # a message's lease, in bundles: one waiting, one filling, one being written
 MIN_LEASE_S: Final = 10  # Pub/Sub's least
 STREAM_KEEPS_THEM: Final = "the dead letters of forecourt stream (--dead-letters keeps them here too)"
-_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +136,7 @@ def run(argv: Sequence[str]) -> int:
     options = pipeline_options(config.runner, beams)
     options.view_as(StandardOptions).streaming = config.live
     if config.dry_run:
-        return _dry_run(config, options)
+        return dry_run(lambda pipeline: build(pipeline, config))
     load_key(config.key_of or "")
     check_source(config.source)
     prepare_archive(config.archive, clock_ms())
@@ -158,11 +155,3 @@ def _bundle_limits(config: Config) -> Any:
     from pipelines.pubsub import BundleLimits
 
     return BundleLimits(seconds=config.flush_seconds, messages=config.flush_events, lease_s=config.lease_s)
-
-
-def _dry_run(config: Config, options: PipelineOptions) -> int:
-    pipeline = beam.Pipeline(runner=local_runner(), options=options)  # Dataflow's asks Google for a bucket
-    build(pipeline, config)
-    pipeline.to_runner_api()
-    _log.warning("the graph is sound; nothing was run")
-    return EXIT_OK

@@ -88,6 +88,15 @@ def launched(runner: str, options: PipelineOptions, build: Callable[[beam.Pipeli
     return Finished(counted_by(result), time.monotonic() - start)
 
 
+def dry_run(build: Callable[[beam.Pipeline], Any]) -> int:
+    """Build the graph and run nothing; with no options, for Dataflow's would ask Google for a bucket."""
+    pipeline = beam.Pipeline(runner=local_runner(), options=PipelineOptions(["--streaming"]))
+    build(pipeline)
+    pipeline.to_runner_api()
+    print("the graph is sound; nothing was run", file=sys.stderr)
+    return 0
+
+
 def summary_of(finished: Finished, dead_letters: str, *, as_json: bool) -> Conservation:
     """Print the balance, as a table on stderr or as JSON on stdout; the balance."""
     counts = conservation_of(finished.counters)

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import logging
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import StandardOptions
 
 from pipelines.dead_letters import WriteDeadLetters, check_sink_uri
 from pipelines.file_source import newest_event_time
-from pipelines.launch import add_runner_options, launched, pipeline_options, summary_of
+from pipelines.launch import add_runner_options, dry_run, launched, pipeline_options, summary_of
 from pipelines.source import ReadEvents, check_source, file_path
 from rules import CATALOGUE_PATH, RULES_PATH
 from schemas.errors import EXIT_FAILED, ConfigError, shown
@@ -31,7 +30,6 @@ from transforms.rules_file import load_catalogue, load_rules
 from transforms.windows import KeyByUser, MaintainWindows
 
 DEFAULT_DEAD_LETTERS: Final = "file:dead-letters.jsonl"
-_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +112,7 @@ def run(argv: Sequence[str]) -> int:
     options = pipeline_options(config.runner, beams)
     options.view_as(StandardOptions).streaming = config.live
     if config.dry_run:
-        return _dry_run(config, options)
+        return dry_run(lambda pipeline: build(pipeline, config))
     load_key(config.store)
     check_source(config.source)
     open_store(config.store).check()
@@ -128,11 +126,3 @@ def run(argv: Sequence[str]) -> int:
         msg = f"source == {config.source}, must hold usable events: all {counts.read} were refused, see {config.dead_letters}"
         raise ConfigError(msg)
     return 0 if counts.holds else EXIT_FAILED
-
-
-def _dry_run(config: Config, options: PipelineOptions) -> int:
-    pipeline = beam.Pipeline(options=options)
-    build(pipeline, config)
-    pipeline.to_runner_api()
-    _log.warning("the graph is sound; nothing was run")
-    return 0

@@ -79,6 +79,15 @@ def sanitised_payload(raw: Any, catalogue: Catalogue, pseudonym: Callable[[str],
     return {**kept, "pseudonymised": True}
 
 
+def shows_an_id(raw: Any, field: str | None) -> bool:
+    """Whether a field's value holds one of the message's own ids: then no message may show it."""
+    if not isinstance(raw, dict) or field is None or field in _IDENTITIES:
+        return False
+    ids = {str(raw_id) for raw_id in _scalars([raw.get(name) for name in _IDENTITIES])} - {""}
+    value = str(raw.get(field.split(".")[0]))
+    return any(raw_id in value for raw_id in ids)
+
+
 def _scalars(value: Any) -> Iterator[str | int | float]:
     """The texts and numbers in JSON data."""
     if isinstance(value, dict):

@@ -13,7 +13,7 @@ import apache_beam as beam
 import msgspec
 
 from schemas.catalogue import Catalogue, keep_attributes
-from schemas.dead_letter import DeadLetter, sanitised_payload
+from schemas.dead_letter import DeadLetter, sanitised_payload, shows_an_id
 from schemas.errors import EventError, shown
 from schemas.event import FUTURE_TOLERANCE_MS, MAX_DEPTH, MAX_EXPERIMENT_BYTES, MAX_ID_BYTES, MAX_MESSAGE_BYTES, Event, WireEvent
 from schemas.instants import clock_ms, format_instant, parse_instant
@@ -33,7 +33,7 @@ _MAX_KNOWN: Final = 1 << 16
 _FIELD: Final = re.compile(r" - at `\$\.?([^`]*)`")
 _MISSING: Final = re.compile(r"missing required field `(\w+)`")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_BRACKETS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+_BRACKETS: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 _MAX_KEPT_FIELD: Final = 80
 _ID_FIELDS: Final = ("event_id", "user_id", "anonymous_id", "session_id", "listing_id")
 
@@ -62,7 +62,10 @@ def decode_event(data: bytes, attributes: Attributes, now: int | None) -> Decode
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _syntax_fault(data, str(error)) from error
     _check_ids(wire)
-    kept = attributes.packed(bytes(wire.attributes))
+    try:
+        kept = attributes.packed(bytes(memoryview(wire.attributes)))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # text in them isn't looked at before
+        raise _syntax_fault(data, str(error)) from error
     try:
         event_time = parse_instant(wire.event_time)
     except ValueError as error:
@@ -90,13 +93,14 @@ def decode_event(data: bytes, attributes: Attributes, now: int | None) -> Decode
 
 def dead_letter_of(data: bytes, fault: EventError, catalogue: Catalogue, pseudonym: Callable[[str], str], now: int) -> DeadLetter:
     """The dead letter for a message that ``decode_event`` refused; ids in it are pseudonyms."""
+    raw = _parsed(data)
     return DeadLetter(
         reason=fault.reason,
         field=fault.field,
-        message=str(fault),
+        message=f"{fault.field} holds an id, must not" if shows_an_id(raw, fault.field) else str(fault),
         refused_at=format_instant(now),
         size=len(data),
-        payload=sanitised_payload(_parsed(data), catalogue, pseudonym),
+        payload=sanitised_payload(raw, catalogue, pseudonym),
     )
 
 
