@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 
 from benchmarks.results import memory_mb, percentile
-from pipelines.market import Market, events_of
+from pipelines.market import Emission, Market, events_of
 from pipelines.pubsub import TopicSink, create_subscription
 from schemas.instants import DAY_MS, clock_ms, format_instant
 from schemas.pseudonym import Pseudonyms
@@ -199,7 +199,7 @@ def _publish_steadily(topic: str, per_s: int, stop: threading.Event) -> None:
     """Simulated events with live times; in steps of 20 ms, as evenly as sleeping allows."""
     sink, number, seed = TopicSink(topic), 0, 0
     start = time.monotonic()
-    emissions = iter(())  # type: Iterator[Any]
+    emissions: Iterator[Emission] = iter(())
     while not stop.is_set():
         due = int((time.monotonic() - start) * per_s) - number
         batch: list[bytes] = []
