@@ -33,7 +33,7 @@ class WindowRead(NamedTuple):
 
 
 class RowUpdate(NamedTuple):
-    """What a read of a row's views produced; views older than ``keep_from`` (ms UTC) may be collected."""
+    """What a read of a row's views produced; views at or before ``keep_from`` (ms UTC) may be removed."""
 
     key: str
     time: int
