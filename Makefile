@@ -10,7 +10,7 @@ help:  ## what can be made
 	@$(PYTHON) -c 'import sys; sys.exit("Python %d.%d, must be 3.11 or newer" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	@echo "setting up .venv from requirements.lock (about two minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 

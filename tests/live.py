@@ -98,10 +98,15 @@ class Bench:
         """The dead letters of all streams."""
         return self.folder / "dead-letters.jsonl"
 
+    @property
+    def options(self) -> list[str]:
+        """What ``forecourt stream`` is told."""
+        where = ["--source", self.subscription, "--store", self.store_uri, "--dead-letters", f"file:{self.dead_letters}"]
+        return [*where, "--rules", str(self.rules), "--json"]
+
     def stream(self) -> Stream:
         """Start a stream; it is killed when the bench closes."""
-        where = ("--source", self.subscription, "--store", self.store_uri, "--dead-letters", f"file:{self.dead_letters}")
-        self.streams.append(Stream(self.folder, *where, "--rules", str(self.rules), "--json"))
+        self.streams.append(Stream(self.folder, *self.options))
         return self.streams[-1]
 
     def balance(self, traffic: Traffic, expected: dict[str, Spans], version: int | None = 41) -> Balance:

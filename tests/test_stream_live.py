@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,13 +13,16 @@ from pathlib import Path
 import pytest
 
 import forecourt
+from pipelines import stream
 from pipelines.emulators import Endpoints
+from pipelines.pubsub import Pulled, Puller
 from schemas.pseudonym import Pseudonyms, key_of
 from serving.keys import KEY_VARIABLE
 from serving.store import open_store
 from tests.faults import freeze, kill_at_random, stream_at_work, two_at_once
 from tests.live import Bench, bench_in, publishing, wait_until
 from tests.traffic import KEY, RULES, Spans, Traffic, expected_spans, market_of, traffic_of
+from transforms.stopping import STOPPING
 
 KILLS = 5
 RULES_TAKE_EFFECT_S = 15.0
@@ -82,6 +87,40 @@ def test_sigterm_under_load_finishes_what_was_begun(impatient_bench: Bench, smal
     total = before["read"] + after["read"]
     assert total >= len(traffic.messages), "messages were acknowledged without having been read"
     assert total - len(traffic.messages) < before["read"], "all of the first stream's messages came again: it acknowledged nothing"
+
+
+def test_a_stop_with_a_batch_in_hand_finishes_the_batch(
+    impatient_bench: Bench,
+    small: tuple[Traffic, dict[str, Spans]],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    # Signals seldom come just then, so the stop is set here as soon as messages have been taken.
+    traffic, expected = small
+    bench, take = impatient_bench, Puller.take
+
+    def taken_and_stopped(puller: Puller, wait_s: float) -> Pulled | None:
+        pulled = take(puller, wait_s)
+        if pulled is not None:
+            STOPPING.set()
+        return pulled
+
+    monkeypatch.setattr(Puller, "take", taken_and_stopped)
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with publishing(bench.topic, traffic.messages) as sent:
+            sent.result()
+        assert stream.run(bench.options) == 0
+    finally:
+        STOPPING.clear()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    document = json.loads(capfd.readouterr().out)
+    assert document["holds"]
+    assert 0 < document["read"] < len(traffic.messages), "the rest is left to the next stream"
+    bench.stream()
+    assert bench.settled(traffic, expected).faults == {}
 
 
 def test_rules_change_while_it_runs_and_broken_ones_do_not(bench: Bench, small: tuple[Traffic, dict[str, Spans]]) -> None:
