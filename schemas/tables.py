@@ -1,31 +1,20 @@
-"""The tables that Forecourt writes, as Arrow schemas, with events to and from their rows. The archive: one row an event.
+"""The tables that Forecourt writes, as Arrow schemas: the archive, and what a night leaves under ``metrics/date=D/``.
 
-A file holds the attributes of the catalogue it was written with. Files of other catalogues read together with it: what a
-catalogue lacks is null, and so is an attribute that has changed its kind.
+A column's meaning stands in its metadata (``meaning_of``); docs/metrics.md shows them.
 """
 
 from __future__ import annotations
 
-import itertools
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from schemas.catalogue import Catalogue
-from schemas.event import Event
-from schemas.view import pack_attributes, unpack_attributes
 
 ARCHIVE_ORDER: Final = [("user", "ascending"), ("event_time", "ascending"), ("event_id", "ascending")]
 _INSTANT: Final = pa.timestamp("ms", tz="UTC")
 _TYPES: Final = {"category": pa.string(), "number": pa.float64()}
-_ROWS_AT_ONCE: Final = 10_000
-_NEVER: Final = np.iinfo(np.int64).max
-
-Row = Mapping[str, Any]
+_MEANING: Final = b"meaning"
 
 
 def archive_schema(catalogue: Catalogue) -> pa.Schema:
@@ -48,93 +37,80 @@ def archive_schema(catalogue: Catalogue) -> pa.Schema:
     )
 
 
-def archive_table(events: Sequence[Event], catalogue: Catalogue, received_at: Sequence[int | None]) -> pa.Table:
-    """Pseudonymised events as rows, in the order given; ``received_at`` has an instant (ms UTC) or ``None`` for each."""
-    schema = archive_schema(catalogue)
-    unpacked = {packed: unpack_attributes(packed) for packed in {event.packed for event in events}}
-    attributes = [unpacked[event.packed] for event in events]
-    struct = schema.field("attributes").type
-    columns = {
-        "user": [event.profile_id for event in events],
-        "experiment": [None if event.experiment is None else json.dumps(event.experiment, sort_keys=True) for event in events],
-        "received_at": received_at,
-    }
-    for name in ("event_id", "event_type", "event_time", "user_id", "anonymous_id", "session_id", "listing_id"):
-        columns[name] = [getattr(event, name) for event in events]
-    arrays = {name: pa.array(values, schema.field(name).type) for name, values in columns.items()}
-    fields = [pa.array([each.get(field.name) for each in attributes], field.type) for field in struct]
-    arrays["attributes"] = pa.StructArray.from_arrays(fields, fields=list(struct))
-    return pa.table([arrays[name] for name in schema.names], schema=schema)
+def meaning_of(field: pa.Field) -> str:
+    """What a column of a metrics table means."""
+    return str(field.metadata[_MEANING].decode())
 
 
-def events_of(table: pa.Table) -> Iterator[Event]:
-    """The events in rows of the archive, in their order; an attribute that is null is absent."""
-    times = table["event_time"].cast(pa.int64())
-    table = table.set_column(table.schema.get_field_index("event_time"), "event_time", times).drop_columns("received_at")
-    for row in itertools.chain.from_iterable(batch.to_pylist() for batch in table.to_batches(_ROWS_AT_ONCE)):
-        yield Event(
-            row["event_id"],
-            row["event_type"],
-            row["event_time"],
-            row["user_id"],
-            row["anonymous_id"],
-            row["session_id"],
-            row["listing_id"],
-            _packed(row),
-            None if row["experiment"] is None else json.loads(row["experiment"]),
-            pseudonymised=True,
-        )
+def _column(name: str, kind: pa.DataType, meaning: str, *, nullable: bool = False) -> pa.Field:
+    return pa.field(name, kind, nullable=nullable, metadata={_MEANING: meaning.encode()})
 
 
-def conformed(table: pa.Table, catalogue: Catalogue) -> pa.Table:
-    """Rows written with any catalogue as rows of this one."""
-    schema, place = archive_schema(catalogue), table.schema.get_field_index("attributes")
-    held, wanted = set(table.schema.field("attributes").type), list(schema.field("attributes").type)
-    attributes = table["attributes"].combine_chunks()
-    # Not a cast alone: it would read the text "12" as a number.
-    arrays = [pc.struct_field(attributes, field.name) if field in held else pa.nulls(len(table), field.type) for field in wanted]
-    return table.set_column(place, "attributes", pa.StructArray.from_arrays(arrays, fields=wanted)).cast(schema)
+_DATE: Final = _column("date", pa.string(), "the UTC date, `YYYY-MM-DD`")
 
+SEGMENTS: Final = pa.schema(
+    [
+        _DATE,
+        _column("rule_version", pa.int64(), "the version of the rules"),
+        _column("segment", pa.string(), "its name in the rules"),
+        _column("tp", pa.int64(), "views that match, by users who were members just before"),
+        _column("fp", pa.int64(), "views that don't match, by members"),
+        _column("fn", pa.int64(), "views that match, by users who weren't members"),
+        _column("tn", pa.int64(), "the other views"),
+        _column("precision", pa.float64(), "tp / (tp + fp)", nullable=True),
+        _column("recall", pa.float64(), "tp / (tp + fn)", nullable=True),
+        _column("precision_low", pa.float64(), "lower end of its 95 % Wilson interval", nullable=True),
+        _column("precision_high", pa.float64(), "upper end", nullable=True),
+        _column("recall_low", pa.float64(), "lower end of its 95 % Wilson interval", nullable=True),
+        _column("recall_high", pa.float64(), "upper end", nullable=True),
+        _column("base_rate", pa.float64(), "(tp + fn) / all views", nullable=True),
+        _column("lift", pa.float64(), "precision / base_rate", nullable=True),
+        _column("members", pa.int64(), "users inside at 24:00, by the views before it"),
+        _column("entered", pa.int64(), "users outside at 00:00 and inside at 24:00"),
+        _column("left", pa.int64(), "users inside at 00:00 and outside at 24:00"),
+        _column("flips", pa.int64(), "changes of membership within the day, by views or by expiry"),
+        _column("inside", pa.int64(), "users inside at any time of the day"),
+        _column("flips_per_member", pa.float64(), "flips / inside", nullable=True),
+        _column("withdrawn", pa.bool_(), "whether serving stops offering it"),
+        _column("withdrawn_why", pa.string(), "value and floor, or since when it has to be good", nullable=True),
+    ]
+)
 
-def deduplicated(table: pa.Table) -> pa.Table:
-    """The rows with each ``event_id`` once: of its copies the one with the smallest ``event_time``.
+PARITY: Final = pa.schema(
+    [
+        _DATE,
+        _column("outcome", pa.string(), "agree, or why the row differs from the batch answer"),
+        _column("users", pa.int64(), "how many, of those without an event since the end of the day"),
+        _column("share", pa.float64(), "of all that were compared", nullable=True),
+    ]
+)
 
-    Of those the smallest packed attributes count, as in the profile rows; then the smallest of the rest; so it is the same
-    row whatever the order. No order is promised.
-    """
-    codes = table["event_id"].cast(pa.large_string()).combine_chunks().dictionary_encode()
-    if len(codes.dictionary) == len(table):
-        return table
-    ids, times = codes.indices.to_numpy(), table["event_time"].cast(pa.int64()).to_numpy()
-    received = pc.fill_null(table["received_at"].cast(pa.int64()), _NEVER).to_numpy()
-    order = np.lexsort((received, times, ids))
-    table, ids, times = table.take(order), ids[order], times[order]
-    first = np.flatnonzero(np.diff(ids, prepend=-1))
-    tied = (np.diff(ids) == 0) & (np.diff(times) == 0)
-    disagree = tied & ~_equal_to_previous(table)
-    runs = np.cumsum(np.concatenate(([True], ~tied)))  # copies with the same event_time
-    chosen = first.copy()
-    for run in np.intersect1d(runs[1:][disagree], runs[first]):
-        start, stop = np.searchsorted(runs, (run, run + 1))
-        rows = table.slice(start, stop - start).to_pylist()
-        chosen[np.searchsorted(first, start)] = start + min(range(len(rows)), key=lambda index: _preference(rows[index]))  # noqa: B023
-    return table.take(chosen)
+QUALITY: Final = pa.schema(
+    [
+        _DATE,
+        _column("suite", pa.string(), "day, sample, metrics or rows"),
+        _column("expectation", pa.string(), "Great Expectations' name of it"),
+        _column("subject", pa.string(), "what was looked at"),
+        _column("observed", pa.string(), "what was found, as JSON", nullable=True),
+        _column("bound", pa.string(), "what it must be"),
+        _column("success", pa.bool_(), "whether it is"),
+        _column("override", pa.string(), "the reason given for publishing all the same", nullable=True),
+    ]
+)
 
+VOLUME: Final = pa.schema(
+    [
+        _DATE,
+        _column("rows", pa.int64(), "rows in the archive's files of the date"),
+        _column("events", pa.int64(), "events, copies counted once"),
+        _column("duplicates", pa.int64(), "rows that are copies of another"),
+        _column("views", pa.int64(), "events of type `listing_view`"),
+        _column("users", pa.int64(), "profiles with an event"),
+        _column("received", pa.int64(), "rows that say when they were received"),
+        _column("late", pa.int64(), "of those, received over an hour after they happened"),
+        _column("future", pa.int64(), "of those, over five minutes ahead of the clock"),
+        _column("misfiled", pa.int64(), "rows whose event time is of another date"),
+    ]
+)
 
-def _equal_to_previous(table: pa.Table) -> Any:
-    """For each row but the first: whether it equals the one before it in all but ``received_at``."""
-    equal = np.ones(max(len(table) - 1, 0), dtype=bool)
-    for column in table.drop_columns("received_at").flatten().columns:
-        column = column.combine_chunks()
-        here, before = column.slice(1), column.slice(0, len(equal))
-        both_null = pc.and_(here.is_null(), before.is_null())
-        equal &= pc.or_(pc.fill_null(pc.equal(here, before), False), both_null).to_numpy(zero_copy_only=False)
-    return equal
-
-
-def _preference(row: Row) -> tuple[bytes, str]:
-    return _packed(row), json.dumps(row, sort_keys=True, default=str)
-
-
-def _packed(row: Row) -> bytes:
-    return pack_attributes({name: value for name, value in row["attributes"].items() if value is not None})
+TABLES: Final = {"segments": SEGMENTS, "parity": PARITY, "quality": QUALITY, "volume": VOLUME}

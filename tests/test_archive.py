@@ -30,12 +30,13 @@ from pipelines import simulate
 from pipelines.archive import Config, build, parse_args, run
 from pipelines.emulators import EmulatorsMissing, emulators, pubsub_command, sdk_root
 from rules import CATALOGUE_PATH
+from schemas.archive_rows import archive_table, conformed, deduplicated, events_of
 from schemas.catalogue import Catalogue, parse_catalogue
 from schemas.errors import ConfigError, ForecourtError, StoreError
 from schemas.event import Event
 from schemas.instants import DAY_MS, HOUR_MS, SECOND_MS, clock_ms, date_of, format_instant, parse_instant
 from schemas.pseudonym import Pseudonyms, key_of, pseudonym_of
-from schemas.tables import archive_schema, archive_table, conformed, deduplicated, events_of
+from schemas.tables import archive_schema
 from schemas.view import pack_attributes
 from serving.keys import KEY_VARIABLE, load_key
 from transforms.archive import Buffer, Waiting, name_of, write_archive

@@ -16,10 +16,11 @@ import apache_beam as beam
 import msgspec
 from apache_beam.transforms.window import GlobalWindows
 
+from schemas.archive_rows import archive_table, deduplicated
 from schemas.catalogue import Catalogue
 from schemas.event import Event
 from schemas.instants import DAY_MS, clock_ms, date_of
-from schemas.tables import ARCHIVE_ORDER, archive_table, deduplicated
+from schemas.tables import ARCHIVE_ORDER
 from transforms.archive_files import write_part
 from transforms.batch import Batch
 from transforms.counters import APPLIED, DUPLICATE, count

@@ -20,10 +20,11 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
+from schemas.archive_rows import conformed, deduplicated
 from schemas.catalogue import Catalogue
 from schemas.errors import ConfigError, StoreError, shown
 from schemas.instants import HOUR_MS, SECOND_MS
-from schemas.tables import ARCHIVE_ORDER, archive_schema, conformed, deduplicated
+from schemas.tables import ARCHIVE_ORDER, archive_schema
 
 TEMPORARY: Final = "_temporary"
 LEFTOVER_AGE_MS: Final = HOUR_MS
