@@ -83,7 +83,7 @@ def merged(profiles: Iterable[DayProfile]) -> DayProfile:
             raise ValueError(msg)
         counts = [mine + theirs for mine, theirs in zip(first[1:-1], other[1:-1], strict=True)]
         attributes = {name: _merged_attributes(first.attributes[name], other.attributes[name]) for name in first.attributes}
-        first = DayProfile(first.date, *counts, attributes)
+        first = DayProfile._make((first.date, *counts, attributes))
     return first
 
 

@@ -3,7 +3,7 @@
 | family       | qualifier                                              | value                          | cell timestamp    |
 |--------------|--------------------------------------------------------|--------------------------------|-------------------|
 | `speed`      | reversed ms (8 B), complement of event id, FF, CRC-32  | packed attributes of one view  | event time        |
-| `base`       | `views`                                                | packed views of the archive    | time of the run   |
+| `base`       | `views`                                                | packed views of the archive    | end of their day  |
 | `membership` | `current`, `candidate`                                 | JSON of `Membership`           | time of the read  |
 | `profile`    | `summary`                                              | JSON of `Profile`              | time of the read  |
 | `identity`   | `alias`, `consent`                                     | user key, opt state, tombstone | event time        |
@@ -14,12 +14,13 @@ is a column limit. The CRC of the value keeps copies of one event that disagree 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 from zlib import crc32
 
 import msgspec
 
-from schemas.errors import StoreError
+from schemas.errors import StoreError, shown
 from schemas.instants import LAST_INSTANT_MS
 from schemas.rules import MAX_WINDOW_MS
 
@@ -30,6 +31,8 @@ PROFILE: Final = "profile"
 IDENTITY: Final = "identity"
 FAMILIES: Final = (SPEED, BASE, MEMBERSHIP, PROFILE, IDENTITY)
 
+BASE_VIEWS: Final = b"views"
+CANDIDATE: Final = b"candidate"
 CURRENT: Final = b"current"
 SUMMARY: Final = b"summary"
 
@@ -84,6 +87,32 @@ def view_cell(time: int, event_id: str, packed: bytes) -> ViewCell:
     )
 
 
+def encode_base(cells: Iterable[ViewCell]) -> bytes:
+    """The views of the archive as one cell, newest first; equal views give equal bytes.
+
+    >>> decode_base(encode_base([view_cell(1, "a", b"x"), view_cell(2, "b", b"y")]))[0].event_id
+    'b'
+    """
+    return _BASE_LAYOUT + _ENCODE_BASE(sorted(cells))
+
+
+def decode_base(packed: bytes) -> list[ViewCell]:
+    """The views in a cell that ``encode_base`` made, newest first; ``StoreError`` for bytes that are none."""
+    if packed[:1] != _BASE_LAYOUT:
+        msg = f"layout of base views == {shown(packed[:1])}, must be {_BASE_LAYOUT!r}: is a newer version writing this table?"
+        raise StoreError(msg)
+    try:
+        return _DECODE_BASE(packed[1:])
+    except msgspec.DecodeError as error:
+        msg = f"base views of {len(packed)} bytes can't be read: {error}"
+        raise StoreError(msg) from error
+
+
+def united(speed: Sequence[ViewCell], base: Sequence[ViewCell], limit: int) -> list[ViewCell]:
+    """The newest ``limit`` views of two parts of a row, each newest first, as one: what stands in both counts once."""
+    return sorted({*speed, *base})[:limit] if base else list(speed)
+
+
 class Span(msgspec.Struct, frozen=True, array_like=True):
     """Membership over ``[start, until)`` (ms UTC), with share, views and matching views as they are at ``start``."""
 
@@ -118,13 +147,17 @@ class Profile(msgspec.Struct, frozen=True):
 
 
 class ProfileRow(NamedTuple):
-    """What a reader of one row sees; ``None`` where nothing was written."""
+    """What a reader of one row sees; ``None`` where nothing was written. ``candidate``: the shadow of rules on trial."""
 
     key: str
     membership: Membership | None
     profile: Profile | None
+    candidate: Membership | None = None
 
 
+_BASE_LAYOUT: Final = b"\x01"
+_ENCODE_BASE: Final = msgspec.msgpack.Encoder().encode
+_DECODE_BASE: Final = msgspec.msgpack.Decoder(list[ViewCell]).decode
 _ENCODE: Final = msgspec.json.Encoder().encode
 _MEMBERSHIP: Final = msgspec.json.Decoder(Membership).decode
 _PROFILE: Final = msgspec.json.Decoder(Profile).decode
@@ -135,13 +168,14 @@ def encode_cell(value: Membership | Profile) -> bytes:
     return _ENCODE(value)
 
 
-def decode_row(key: str, membership: bytes | None, profile: bytes | None) -> ProfileRow:
+def decode_row(key: str, membership: bytes | None, profile: bytes | None, candidate: bytes | None = None) -> ProfileRow:
     """The row from its cells' bytes; ``StoreError`` names the row's cell that can't be read."""
     try:
         return ProfileRow(
             key,
             None if membership is None else _MEMBERSHIP(membership),
             None if profile is None else _PROFILE(profile),
+            None if candidate is None else _MEMBERSHIP(candidate),
         )
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         msg = f"row {key[:10]}…: a cell can't be read, must be JSON of a membership or profile: {error}"

@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 
 from schemas.errors import ConfigError, StoreError, StoreUnavailableError
 from schemas.instants import DAY_MS, clock_ms
-from schemas.profile_row import FAMILIES, Membership, Profile, ProfileRow, SegmentSpans, Span, ViewCell, encode_cell, view_cell
+from schemas.profile_row import (
+    FAMILIES,
+    Membership,
+    Profile,
+    ProfileRow,
+    SegmentSpans,
+    Span,
+    ViewCell,
+    encode_base,
+    encode_cell,
+    view_cell,
+)
 from schemas.view import pack_attributes
 from serving.store import RowUpdate, Store, check_uri, open_store
 from tests.reference import SeenView, distinct
@@ -269,3 +280,61 @@ def test_a_batch_ends_in_the_membership_of_its_views(store: Store) -> None:
     done = maintain_windows(store, rules, [*views[2:], *views[:3]])
     assert (done.new, done.copies, done.refused) == (4, 1, [])
     assert store.read_row(KEY).membership == evaluate(views_of_seen(distinct(seen)), rules)
+
+
+# --- base views, shadows, states -----------------------------------------------------------------------------------------
+
+
+def test_base_views_and_speed_views_are_one_set(store: Store) -> None:
+    # speed   e0  e1  e2
+    # base        e1  e2  e3  e4
+    views = cells(5)
+    store.append([(KEY, cell) for cell in views[:3]])
+    assert store.write_bases([(KEY, encode_base(views[1:])), ("1:other", encode_base(views[:1]))], RECENT) == []
+    read = store.read_windows([KEY, "1:other", "1:nobody"], 100).cells
+    assert read == {KEY: views[::-1], "1:other": views[:1], "1:nobody": []}
+    assert store.read_windows([KEY], 2).cells[KEY] == views[:-3:-1]
+
+
+def test_base_views_of_a_later_day_stay_whatever_is_written_last(store: Store) -> None:
+    earlier, later = cells(2)
+    for until, cell in ((RECENT, earlier), (RECENT + 2, later), (RECENT + 1, earlier)):
+        store.write_bases([(KEY, encode_base([cell]))], until)
+    assert store.read_windows([KEY], 9).cells[KEY] == [later]
+    store.write_bases([(KEY, encode_base([earlier]))], RECENT + 2)
+    assert store.read_windows([KEY], 9).cells[KEY] == [earlier], "a day that is run again replaces itself"
+
+
+def test_a_read_after_base_views_came_has_a_greater_time(store: Store) -> None:
+    before = store.read_windows([KEY], 9).time
+    store.write_bases([(KEY, encode_base(cells(1)))], RECENT)
+    assert store.read_windows([KEY], 9).time > before
+
+
+def test_a_shadow_is_read_with_its_membership_and_gone_with_the_next(store: Store) -> None:
+    now = clock_ms()
+    shadow = update(KEY, now, 8).membership
+    store.write_memberships([update(KEY, now, 7)._replace(candidate=shadow)])
+    row = store.read_row(KEY)
+    assert row.candidate is not None
+    assert (version_in(row), encode_cell(row.candidate)) == (7, shadow)
+    assert [each.candidate for each in store.scan()] == [row.candidate]
+    store.write_memberships([update(KEY, now + 1, 9)])
+    row = store.read_row(KEY)
+    assert (version_in(row), row.candidate) == (9, None)
+    assert next(store.scan()).candidate is None
+
+
+def test_a_state_is_kept_by_name_and_the_latest_stays(store: Store) -> None:
+    assert store.read_state("withdrawn") is None
+    for until, value in ((RECENT, b"a"), (RECENT + 2, b"c"), (RECENT + 1, b"b")):
+        store.write_state("withdrawn", value, until)
+    store.write_state("other", b"z", RECENT)
+    assert (store.read_state("withdrawn"), store.read_state("other"), store.read_state("none")) == (b"c", b"z", None)
+    assert list(store.scan()) == []
+
+
+def test_forgetting_a_user_takes_the_base_views_too(store: Store) -> None:
+    store.write_bases([(KEY, encode_base(cells(2)))], RECENT)
+    store.forget(KEY)
+    assert store.read_windows([KEY], 9).cells == {KEY: []}

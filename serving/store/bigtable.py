@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 import grpc
 from google.api_core import exceptions as api
@@ -38,6 +38,9 @@ from google.cloud.bigtable.data.row_filters import (
 from schemas.errors import StoreError, StoreUnavailableError
 from schemas.instants import clock_ms
 from schemas.profile_row import (
+    BASE,
+    BASE_VIEWS,
+    CANDIDATE,
     CURRENT,
     FAMILIES,
     GARBAGE_AGE_MS,
@@ -48,7 +51,9 @@ from schemas.profile_row import (
     SUMMARY,
     ProfileRow,
     ViewCell,
+    decode_base,
     decode_row,
+    united,
 )
 from serving.recent import Recent
 from serving.store.protocol import Appended, Refusal, RowUpdate, WindowRead
@@ -64,6 +69,7 @@ MAX_ROWS_A_READ: Final = 250
 ROWS_A_SCANNED_PAGE: Final = 1_000
 MAX_ENTRIES_A_WRITE: Final = 1_000  # Bigtable allows 100,000 mutations a request; the emulator doesn't check
 
+STATE_ROW: Final = "!state"  # below every row key; in columns of their own, which no reader of rows asks for
 _EMULATOR: Final = "BIGTABLE_EMULATOR_HOST"
 _PERMANENT: Final = (
     api.InvalidArgument,
@@ -103,7 +109,8 @@ class BigtableStore:
         parent = f"projects/{project}/instances/{instance}"
         age = admin.GcRule(max_age=Duration(seconds=GARBAGE_AGE_MS // 1000))
         newest = admin.GcRule(max_num_versions=1)
-        families = {name: admin.ColumnFamily(gc_rule=age if name == SPEED else newest) for name in FAMILIES}
+        rules = {SPEED: age, BASE: admin.GcRule(union=admin.GcRule.Union(rules=[newest, age]))}
+        families = {name: admin.ColumnFamily(gc_rule=rules.get(name, newest)) for name in FAMILIES}
         created: list[str] = []
         # retry=None: the admin client would go on for a minute, whatever the timeout of one attempt.
         with self._translated_faults(ADMIN_DEADLINE_S):
@@ -147,14 +154,23 @@ class BigtableStore:
         written = (view for index, view in enumerate(views) if index not in lost)
         return Appended(sum(self._known.is_new((key, cell.qualifier)) for key, cell in written), refused)
 
+    def write_bases(self, bases: Sequence[tuple[str, bytes]], until: int) -> list[Refusal]:
+        """Write the archive's views under the time they reach to; readers take the newest."""
+        return self._mutate(
+            [RowMutationEntry(key, [SetCell(BASE, BASE_VIEWS, views, timestamp_micros=until * 1000)]) for key, views in bases]
+        )
+
     def read_windows(self, keys: Sequence[str], limit: int) -> WindowRead:
-        """At most ``limit`` newest view cells of each row; the read's time is the clock just before it."""
+        """At most ``limit`` newest views of each row; the read's time is the clock just before it."""
         with self._lock:
             time = self._last_read = max(clock_ms(), self._last_read + 1)
         cells: dict[str, list[ViewCell]] = {key: [] for key in keys}
-        window = RowFilterChain([ColumnRangeFilter(SPEED), CellsColumnLimitFilter(1), CellsRowLimitFilter(limit)])
-        for row in self._read(keys, window):
-            cells[row.row_key.decode()] = [ViewCell(cell.qualifier, cell.value) for cell in row]
+        speed = RowFilterChain([ColumnRangeFilter(SPEED), CellsColumnLimitFilter(1), CellsRowLimitFilter(limit)])
+        base = RowFilterChain([_column(BASE, BASE_VIEWS), CellsColumnLimitFilter(1)])
+        for row in self._read(keys, RowFilterUnion([speed, base])):
+            views = [ViewCell(cell.qualifier, cell.value) for cell in row if cell.family == SPEED]
+            of_archive = [view for cell in row if cell.family == BASE for view in decode_base(cell.value)]
+            cells[row.row_key.decode()] = united(views, of_archive, limit)
         return WindowRead(time, cells)
 
     def write_memberships(self, updates: Sequence[RowUpdate]) -> list[Refusal]:
@@ -163,8 +179,13 @@ class BigtableStore:
             RowMutationEntry(
                 update.key,
                 [
-                    SetCell(MEMBERSHIP, CURRENT, update.membership, timestamp_micros=update.time * 1000),
-                    SetCell(PROFILE, SUMMARY, update.profile, timestamp_micros=update.time * 1000),
+                    SetCell(family, qualifier, value, timestamp_micros=update.time * 1000)
+                    for family, qualifier, value in (
+                        (MEMBERSHIP, CURRENT, update.membership),
+                        (PROFILE, SUMMARY, update.profile),
+                        (MEMBERSHIP, CANDIDATE, update.candidate),
+                    )
+                    if value is not None
                 ],
             )
             for update in updates
@@ -183,6 +204,21 @@ class BigtableStore:
         """The rows of all keys, read in bulk."""
         found = {row.row_key.decode(): row for row in self._read(keys, _newest_until(clock_ms()))}
         return {key: _profile_row(key, found.get(key)) for key in keys}
+
+    def write_state(self, name: str, value: bytes, until: int) -> None:
+        """Keep a value under a name and the time it holds for."""
+        cell = SetCell(PROFILE, f"!{name}".encode(), value, timestamp_micros=until * 1000)
+        for fault in self._mutate([RowMutationEntry(STATE_ROW, [cell])]):
+            raise StoreError(fault.message)
+
+    def read_state(self, name: str) -> bytes | None:
+        """The newest value under a name, within 250 ms."""
+        newest = RowFilterChain([_column(PROFILE, f"!{name}".encode()), CellsColumnLimitFilter(1)])
+        with self._translated_faults(ROW_DEADLINE_S):
+            row = self._table.read_row(
+                STATE_ROW, row_filter=newest, operation_timeout=ROW_DEADLINE_S, attempt_timeout=ROW_DEADLINE_S
+            )
+        return None if row is None else bytes(row.cells[0].value)
 
     def forget(self, key: str) -> None:
         """Delete the row with all it holds."""
@@ -288,12 +324,18 @@ def _newest_until(now: int) -> RowFilter:
 
 
 def _profile_row(key: str, row: Row | None) -> ProfileRow:
-    cells: dict[tuple[Any, Any], bytes] = {(cell.family, cell.qualifier): cell.value for cell in row} if row else {}
-    return decode_row(key, cells.get((MEMBERSHIP, CURRENT)), cells.get((PROFILE, SUMMARY)))
+    """The row; a shadow counts only when it was written together with the membership, else it is of rules no longer on trial."""
+    cells = {(cell.family, cell.qualifier): cell for cell in row} if row else {}
+    current, candidate = cells.get((MEMBERSHIP, CURRENT)), cells.get((MEMBERSHIP, CANDIDATE))
+    if current is None or (candidate is not None and candidate.timestamp_micros != current.timestamp_micros):
+        candidate = None
+    values = (None if cell is None else cell.value for cell in (current, cells.get((PROFILE, SUMMARY)), candidate))
+    return decode_row(key, *values)
 
 
-def _column(family: str, qualifier: bytes) -> RowFilter:
-    return ColumnRangeFilter(family, start_qualifier=qualifier, end_qualifier=qualifier)
+def _column(family: str, first: bytes, last: bytes | None = None) -> RowFilter:
+    """One column of a family, or all from the first to the last."""
+    return ColumnRangeFilter(family, start_qualifier=first, end_qualifier=last or first)
 
 
-_ROW: Final = RowFilterUnion([_column(MEMBERSHIP, CURRENT), _column(PROFILE, SUMMARY)])
+_ROW: Final = RowFilterUnion([_column(MEMBERSHIP, CANDIDATE, CURRENT), _column(PROFILE, SUMMARY)])

@@ -23,9 +23,9 @@ class Appended(NamedTuple):
 
 
 class WindowRead(NamedTuple):
-    """The newest cells of each asked row, newest first; of two reads with unequal ``time`` the greater saw no less.
+    """The newest views of each asked row, newest first, those of the speed and the base layer as one set.
 
-    Bigtable's is the clock, ms UTC; SQLite counts appends.
+    Of two reads with unequal ``time`` the greater saw no less. Bigtable's is the clock, ms UTC; SQLite counts appends.
     """
 
     time: int
@@ -33,13 +33,17 @@ class WindowRead(NamedTuple):
 
 
 class RowUpdate(NamedTuple):
-    """What a read of a row's views produced; views at or before ``keep_from`` (ms UTC) may be removed."""
+    """What a read of a row's views produced; views at or before ``keep_from`` (ms UTC) may be removed.
+
+    ``candidate`` is the membership by rules on trial, the shadow; with ``None`` no shadow of an earlier write survives.
+    """
 
     key: str
     time: int
     membership: bytes
     profile: bytes
     keep_from: int
+    candidate: bytes | None = None
 
 
 class Store(Protocol):
@@ -59,6 +63,9 @@ class Store(Protocol):
     def append(self, views: Sequence[tuple[str, ViewCell]]) -> Appended:
         """Write views into their rows; writing one twice changes nothing."""
 
+    def write_bases(self, bases: Sequence[tuple[str, bytes]], until: int) -> list[Refusal]:
+        """Write the archive's views up to ``until`` (ms UTC), each ``encode_base``; of a row's several the newest ``until`` stays."""
+
     def read_windows(self, keys: Sequence[str], limit: int) -> WindowRead:
         """At most ``limit`` newest view cells of each row; a row without views has an empty list."""
 
@@ -70,6 +77,12 @@ class Store(Protocol):
 
     def read_rows(self, keys: Sequence[str]) -> dict[str, ProfileRow]:
         """The rows of all keys; one that isn't there has ``None`` in its fields."""
+
+    def write_state(self, name: str, value: bytes, until: int) -> None:
+        """Keep what is not one user's, under a name; of several writes the one with the newest ``until`` (ms UTC) stays."""
+
+    def read_state(self, name: str) -> bytes | None:
+        """What was last kept under a name, ``None`` when nothing was."""
 
     def forget(self, key: str) -> None:
         """Delete the row with all it holds."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from schemas.errors import StoreError, StoreUnavailableError
-from schemas.profile_row import ProfileRow, ViewCell, decode_row, view_cell
+from schemas.profile_row import ProfileRow, ViewCell, decode_base, decode_row, united, view_cell
 from serving.recent import Recent
 from serving.store.protocol import Appended, Refusal, RowUpdate, WindowRead
 
@@ -24,8 +24,10 @@ CREATE TABLE IF NOT EXISTS views (
     row TEXT NOT NULL, qualifier BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (row, qualifier)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS profiles (
-    row TEXT NOT NULL PRIMARY KEY, time INTEGER NOT NULL, membership BLOB NOT NULL, profile BLOB NOT NULL
+    row TEXT NOT NULL PRIMARY KEY, time INTEGER NOT NULL, membership BLOB NOT NULL, profile BLOB NOT NULL, candidate BLOB
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS bases (row TEXT NOT NULL PRIMARY KEY, until INTEGER NOT NULL, views BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS states (name TEXT NOT NULL PRIMARY KEY, until INTEGER NOT NULL, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS appends (one INTEGER PRIMARY KEY CHECK (one = 1), done INTEGER NOT NULL);
 INSERT OR IGNORE INTO appends VALUES (1, 0);
 """
@@ -50,6 +52,8 @@ class SQLiteStore:
         with self._transaction() as connection:
             for statement in _SCHEMA.split(";"):
                 connection.execute(statement)
+            if not connection.execute("SELECT 1 FROM pragma_table_info('profiles') WHERE name = 'candidate'").fetchone():
+                connection.execute("ALTER TABLE profiles ADD COLUMN candidate BLOB")  # a file of version 0.1.0
         return [] if existed else [self.path]
 
     def check(self) -> None:
@@ -72,21 +76,35 @@ class SQLiteStore:
             connection.execute("UPDATE appends SET done = done + 1")
         return Appended(new, [])
 
+    def write_bases(self, bases: Sequence[tuple[str, bytes]], until: int) -> list[Refusal]:
+        """Write the archive's views where none of a later time are."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "INSERT INTO bases VALUES (?, ?, ?) ON CONFLICT (row) DO UPDATE SET"
+                " until = excluded.until, views = excluded.views WHERE excluded.until >= until",
+                [(key, until, views) for key, views in bases],
+            )
+            connection.execute("UPDATE appends SET done = done + 1")
+        return []
+
     def read_windows(self, keys: Sequence[str], limit: int) -> WindowRead:
-        """At most ``limit`` newest view cells of each row, as of one snapshot."""
+        """At most ``limit`` newest views of each row, as of one snapshot."""
         query = "SELECT qualifier, value FROM views WHERE row = ? ORDER BY qualifier LIMIT ?"
+        base = "SELECT views FROM bases WHERE row = ?"
         with self._snapshot() as connection:
             (time,) = connection.execute("SELECT done FROM appends").fetchone()
             cells = {key: list(map(_CELL, connection.execute(query, (key, limit)))) for key in keys}
-        return WindowRead(time, cells)
+            bases = [(key, *found) for key in keys if (found := connection.execute(base, (key,)).fetchone()) is not None]
+        return WindowRead(time, cells | {key: united(cells[key], decode_base(views), limit) for key, views in bases})
 
     def write_memberships(self, updates: Sequence[RowUpdate]) -> list[Refusal]:
         """Write membership and profile where no newer read has written, and collect views older than ``keep_from``."""
         with self._transaction() as connection:
             connection.executemany(
-                "INSERT INTO profiles VALUES (?, ?, ?, ?) ON CONFLICT (row) DO UPDATE SET"
-                " time = excluded.time, membership = excluded.membership, profile = excluded.profile WHERE excluded.time >= time",
-                [(update.key, update.time, update.membership, update.profile) for update in updates],
+                "INSERT INTO profiles (row, time, membership, profile, candidate) VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT (row) DO UPDATE SET time = excluded.time, membership = excluded.membership,"
+                " profile = excluded.profile, candidate = excluded.candidate WHERE excluded.time >= time",
+                [(update.key, update.time, update.membership, update.profile, update.candidate) for update in updates],
             )
             connection.executemany(
                 "DELETE FROM views WHERE row = ? AND qualifier >= ?",
@@ -100,14 +118,32 @@ class SQLiteStore:
 
     def read_rows(self, keys: Sequence[str]) -> dict[str, ProfileRow]:
         """The rows of all keys, as of one snapshot."""
-        query = "SELECT membership, profile FROM profiles WHERE row = ?"
+        query = "SELECT membership, profile, candidate FROM profiles WHERE row = ?"
         with self._snapshot() as connection:
-            found = {key: connection.execute(query, (key,)).fetchone() or (None, None) for key in keys}
+            found = {key: connection.execute(query, (key,)).fetchone() or (None, None, None) for key in keys}
         return {key: decode_row(key, *cells) for key, cells in found.items()}
+
+    def write_state(self, name: str, value: bytes, until: int) -> None:
+        """Keep a value under a name where none of a later time is."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT INTO states VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET"
+                " until = excluded.until, value = excluded.value WHERE excluded.until >= until",
+                (name, until, value),
+            )
+
+    def read_state(self, name: str) -> bytes | None:
+        """The value under a name; a file of version 0.1.0 has none."""
+        with self._snapshot() as connection:
+            if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'states'").fetchone():
+                return None
+            found = connection.execute("SELECT value FROM states WHERE name = ?", (name,)).fetchone()
+        return None if found is None else bytes(found[0])
 
     def forget(self, key: str) -> None:
         """Delete the row with all it holds."""
         with self._transaction() as connection:
+            connection.execute("DELETE FROM bases WHERE row = ?", (key,))
             connection.execute("DELETE FROM views WHERE row = ?", (key,))
             connection.execute("DELETE FROM profiles WHERE row = ?", (key,))
 
@@ -116,7 +152,7 @@ class SQLiteStore:
         after = ""
         while True:
             with self._snapshot() as connection:
-                query = "SELECT row, membership, profile FROM profiles WHERE row > ? ORDER BY row LIMIT ?"
+                query = "SELECT row, membership, profile, candidate FROM profiles WHERE row > ? ORDER BY row LIMIT ?"
                 page = connection.execute(query, (after, _SCAN_PAGE)).fetchall()
             if not page:
                 return
