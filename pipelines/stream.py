@@ -26,7 +26,7 @@ from serving.keys import load_key
 from serving.store import check_uri, open_store
 from transforms.decode import DecodeEvents
 from transforms.pseudonymise import Pseudonymise
-from transforms.rules_file import load_catalogue, load_rules
+from transforms.rules_file import load_catalogue, load_release
 from transforms.windows import KeyByUser, MaintainWindows
 
 DEFAULT_DEAD_LETTERS: Final = "file:dead-letters.jsonl"
@@ -108,7 +108,7 @@ def run(argv: Sequence[str]) -> int:
     """Run the stream; the exit status."""
     config, beams = parse_args(argv)
     catalogue = load_catalogue(config.catalogue)
-    load_rules(config.rules, catalogue)
+    load_release(config.rules, catalogue)
     options = pipeline_options(config.runner, beams)
     options.view_as(StandardOptions).streaming = config.live
     if config.dry_run:

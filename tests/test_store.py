@@ -27,6 +27,7 @@ from schemas.view import pack_attributes
 from serving.store import RowUpdate, Store, check_uri, open_store
 from tests.reference import SeenView, distinct
 from tests.strategies import rules_of, views_of_seen
+from transforms.canary import Prepared
 from transforms.membership import evaluate
 from transforms.windows import maintain_windows, views_of
 
@@ -256,7 +257,7 @@ def test_a_view_at_the_edge_of_the_window_counts_no_more_and_one_after_it_does(s
     newest = clock_ms()
     old, kept = newest - 10 * DAY_MS, newest - 10 * DAY_MS + 60_000
     views = [(KEY, view_cell(time, str(time), ELECTRIC)) for time in (newest, old, kept)]
-    maintain_windows(store, rules_of({"when": {"fuel_type": "electric"}, "min_views": 1}), views)
+    maintain_windows(store, Prepared(rules_of({"when": {"fuel_type": "electric"}, "min_views": 1})), views)
     row = store.read_row(KEY)
     assert row.profile is not None
     assert row.membership is not None
@@ -266,7 +267,9 @@ def test_a_view_at_the_edge_of_the_window_counts_no_more_and_one_after_it_does(s
 def test_more_copies_than_a_read_brings_do_not_crowd_out_other_views(store: Store) -> None:
     # one event told 1,500 times with times of its own; below it, ten other views
     told = [view_cell(RECENT + 60_000 + i, "chatter", ELECTRIC) for i in range(1_500)]
-    done = maintain_windows(store, rules_of({"when": {"fuel_type": "electric"}}), [(KEY, cell) for cell in told + cells(10)])
+    done = maintain_windows(
+        store, Prepared(rules_of({"when": {"fuel_type": "electric"}})), [(KEY, cell) for cell in told + cells(10)]
+    )
     assert done.keys == [KEY]
     row = store.read_row(KEY)
     assert row.profile is not None
@@ -277,7 +280,7 @@ def test_a_batch_ends_in_the_membership_of_its_views(store: Store) -> None:
     rules = rules_of({"when": {"fuel_type": "electric"}, "min_views": 2})
     seen = [SeenView(RECENT + i * 1_000, f"e{i}", {"fuel_type": "electric"}) for i in range(4)]
     views = [(KEY, view_cell(view.time, view.event_id, ELECTRIC)) for view in seen]
-    done = maintain_windows(store, rules, [*views[2:], *views[:3]])
+    done = maintain_windows(store, Prepared(rules), [*views[2:], *views[:3]])
     assert (done.new, done.copies, done.refused) == (4, 1, [])
     assert store.read_row(KEY).membership == evaluate(views_of_seen(distinct(seen)), rules)
 

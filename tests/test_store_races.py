@@ -16,6 +16,7 @@ from schemas.view import pack_attributes
 from serving.store import Store, open_store
 from tests.reference import SeenView, distinct
 from tests.strategies import Spec, rules_of, views_of_seen
+from transforms.canary import Prepared
 from transforms.membership import Rules, evaluate
 from transforms.windows import KeyedView, maintain_windows
 
@@ -52,7 +53,7 @@ def write(uri: str, emulator: str, base: int, process: int) -> None:
     os.environ["BIGTABLE_EMULATOR_HOST"] = emulator
     store, rules = open_store(uri), rules_of(*SPECS)
     with ThreadPoolExecutor(THREADS) as threads:
-        list(threads.map(lambda batch: maintain_windows(store, rules, batch), batches_of(base, process)))
+        list(threads.map(lambda batch: maintain_windows(store, Prepared(rules), batch), batches_of(base, process)))
     store.close()
 
 
@@ -89,8 +90,8 @@ def test_an_update_that_overtakes_a_newer_one_does_not_stay(store_uri: str) -> N
     rules = rules_of(*SPECS)
     views = [(USERS[0], view_cell(base + i, f"e{i}", pack_attributes({"fuel_type": "electric"}))) for i in range(2)]
     held = slow.write_memberships
-    slow.write_memberships = lambda updates: (maintain_windows(fast, rules, views[1:]), held(updates))[1]  # type: ignore[method-assign]
-    maintain_windows(slow, rules, views[:1])
+    slow.write_memberships = lambda updates: (maintain_windows(fast, Prepared(rules), views[1:]), held(updates))[1]  # type: ignore[method-assign]
+    maintain_windows(slow, Prepared(rules), views[:1])
     membership = fast.read_row(USERS[0]).membership
     assert membership is not None
     assert (membership.as_of, membership.segments[0].spans[0].views) == (base + 1, 2)

@@ -22,13 +22,14 @@ from schemas.errors import StoreUnavailableError
 from schemas.event import Event
 from schemas.instants import LAST_INSTANT_MS, clock_ms, format_instant
 from schemas.profile_row import RETENTION_MS, Profile, ViewCell, encode_cell, view_cell
-from schemas.rules import RuleSet
+from schemas.release import Release
 from schemas.view import unpack_attributes
 from serving.recent import Recent
 from serving.store import RowUpdate, Store, WindowRead, open_store
 from transforms.batch import Batch
+from transforms.canary import Prepared, answers_of, prepared
 from transforms.counters import APPLIED, DUPLICATE, REFUSED, count
-from transforms.membership import MAX_VIEWS, Rules, Views, evaluate, warm_up
+from transforms.membership import MAX_VIEWS, Views, warm_up
 from transforms.rules_file import RulesFile
 from transforms.stopping import STOPPING
 
@@ -87,16 +88,18 @@ def profile_of(views: Views) -> Profile:
     return Profile(len(views.packed), int(views.times[-1]), shares)
 
 
-def update_of(key: str, cells: Sequence[ViewCell], read_time: int, rules: Rules) -> RowUpdate:
+def update_of(key: str, cells: Sequence[ViewCell], read_time: int, rules: Prepared) -> RowUpdate:
     """What a row's membership and profile must be, from its cells as read at ``read_time``."""
     views = views_of(cells)
     as_of = int(views.times[-1])
     kept = slice(max(int(np.searchsorted(views.times, as_of - RETENTION_MS, "right")), len(views.times) - MAX_VIEWS), None)
     views = Views(views.times[kept], views.packed[kept])
-    return RowUpdate(key, read_time, encode_cell(evaluate(views, rules)), encode_cell(profile_of(views)), as_of - RETENTION_MS)
+    current, shadow = answers_of(key, views, rules)
+    candidate = None if shadow is None else encode_cell(shadow)
+    return RowUpdate(key, read_time, encode_cell(current), encode_cell(profile_of(views)), as_of - RETENTION_MS, candidate)
 
 
-def maintain_windows(store: Store, rules: Rules, views: Sequence[KeyedView]) -> Maintained:
+def maintain_windows(store: Store, rules: Prepared, views: Sequence[KeyedView]) -> Maintained:
     """Append the views, read their rows back, evaluate, write. Each row is touched once.
 
     Raises ``StoreUnavailableError`` when the store fails for now; doing it all again is then right.
@@ -161,7 +164,7 @@ class _MaintainWindows(beam.DoFn):  # type: ignore[misc]
 
     def setup(self) -> None:
         self._store = open_store(self._store_uri)
-        self._prepared: tuple[RuleSet, Rules] | None = None
+        self._prepared: tuple[Release, Prepared] | None = None
         warm_up()
 
     def teardown(self) -> None:
@@ -188,10 +191,10 @@ class _MaintainWindows(beam.DoFn):  # type: ignore[misc]
                 time.sleep(wait_s)
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
-    def _rules(self) -> Rules:
-        rule_set = self._rules_file.current()
-        if self._prepared is None or self._prepared[0] is not rule_set:
-            self._prepared = (rule_set, Rules(rule_set))
+    def _rules(self) -> Prepared:
+        release = self._rules_file.current()
+        if self._prepared is None or self._prepared[0] is not release:
+            self._prepared = (release, prepared(release))
         return self._prepared[1]
 
 

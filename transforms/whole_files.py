@@ -1,0 +1,151 @@
+"""Small files read and replaced as a whole, in a local folder or at any path Beam knows (``gs://``); one writer at a time.
+
+A local file is replaced by writing another beside it and renaming that, so a reader sees the old or the new one, whenever
+the writer is killed. A remote object appears when it is complete, by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.io.localfilesystem import LocalFileSystem
+
+from schemas.errors import ConfigError, StoreError
+from schemas.instants import SECOND_MS, clock_ms
+
+LOCK_WAIT_S: Final = 10.0
+CLAIM_SETTLES_S: Final = 1.0
+CLAIM_LASTS_MS: Final = 60 * SECOND_MS
+READ_ONLY: Final = 0o444
+_LOOK_S: Final = 0.05
+_PLAIN: Final = CompressionTypes.UNCOMPRESSED
+
+
+def read_bytes(path: str, at_most: int = -1) -> bytes:
+    """A file's bytes, the first ``at_most`` of them; ``ConfigError`` when it can't be read."""
+    try:
+        with FileSystems.open(path, mime_type="application/octet-stream") as file:
+            return bytes(file.read(at_most))
+    except Exception as error:  # FileSystems raises whatever its file system does
+        msg = f"file == {path}, must be readable: {error}"
+        raise ConfigError(msg) from error
+
+
+def replace_bytes(path: str, data: bytes, mode: int = 0o644) -> None:
+    """Put a file in the place of another, or of none; ``mode`` is for local ones. Once it returns, the file is on disk."""
+    try:
+        if is_local(path):
+            _replace_local(Path(path), data, mode)
+        else:
+            with FileSystems.create(path, compression_type=_PLAIN) as file:
+                file.write(data)
+    except Exception as error:  # FileSystems raises whatever its file system does
+        msg = f"file == {path}, must be writable: {error}"
+        raise StoreError(msg) from error
+
+
+def is_local(path: str) -> bool:
+    """Whether a path is this machine's; ``ConfigError`` for one that Beam doesn't know."""
+    try:
+        return isinstance(FileSystems.get_filesystem(path), LocalFileSystem)
+    except ValueError as error:
+        msg = f"path == {path}, must be local or one that Beam knows, such as gs://BUCKET/FOLDER: {error}"
+        raise ConfigError(msg) from error
+
+
+@contextlib.contextmanager
+def alone(lock: str) -> Iterator[None]:
+    """Be the only one who changes what a lock file stands for; ``ConfigError`` when another does, for ten seconds.
+
+    Local: the kernel's lock, which goes with its process. Remote: a claim, written and found unchanged a second later; it
+    runs out after a minute. Two writers can both get one when writing it takes either of them longer than that second.
+    """
+    deadline = time.monotonic() + LOCK_WAIT_S
+    with _locked(Path(lock), deadline) if is_local(lock) else _claimed(lock, deadline):
+        yield
+
+
+class _Claim(msgspec.Struct):
+    token: str
+    at: int
+
+
+@contextlib.contextmanager
+def _locked(path: Path, deadline: float) -> Iterator[None]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("wb")
+    except OSError as error:
+        msg = f"folder == {path.parent}, must be one that can be written to: {error.strerror}"
+        raise ConfigError(msg) from error
+    with file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                _wait(str(path), deadline)
+        yield
+
+
+@contextlib.contextmanager
+def _claimed(path: str, deadline: float) -> Iterator[None]:
+    mine = secrets.token_hex(8)
+    while True:
+        claim = _claim_in(path)
+        if claim is None or clock_ms() - claim.at > CLAIM_LASTS_MS:
+            replace_bytes(path, msgspec.json.encode(_Claim(mine, clock_ms())))
+            time.sleep(CLAIM_SETTLES_S)
+            claim = _claim_in(path)
+            if claim is not None and claim.token == mine:
+                break
+        _wait(path, deadline)
+    try:
+        yield
+    finally:
+        FileSystems.delete([path])
+
+
+def _claim_in(path: str) -> _Claim | None:
+    if not FileSystems.exists(path):
+        return None
+    with contextlib.suppress(msgspec.DecodeError, ConfigError):  # taken back just now
+        return msgspec.json.decode(read_bytes(path), type=_Claim)
+    return None
+
+
+def _wait(lock: str, deadline: float) -> None:
+    if time.monotonic() > deadline:
+        msg = f"lock == {lock}, must be free: another process has been making changes for {LOCK_WAIT_S:.0f} s"
+        raise ConfigError(msg)
+    time.sleep(_LOOK_S)
+
+
+def _replace_local(path: Path, data: bytes, mode: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pending = path.with_name(f".{path.name}.new")  # one writer at a time: what a killed one left is written over
+    pending.unlink(missing_ok=True)
+    file = os.open(pending, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    try:
+        while data:
+            data = data[os.write(file, data) :]
+        os.fsync(file)
+    finally:
+        os.close(file)
+    pending.replace(path)
+    for folder in (path.parent, path.parent.parent):
+        entries = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(entries)
+        finally:
+            os.close(entries)
