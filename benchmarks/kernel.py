@@ -14,7 +14,8 @@ from rules import CATALOGUE_PATH
 from schemas.instants import DAY_MS
 from schemas.rules import RuleSet, parse_rules
 from schemas.view import pack_attributes
-from transforms.membership import Rules, Views, evaluate, spans_of
+from transforms.kernel import spans_of
+from transforms.membership import Rules, Views, evaluate
 from transforms.rules_file import load_catalogue
 
 ROUNDS: Final = 7
@@ -81,8 +82,7 @@ def kernel_times() -> list[KernelTime]:
         for rules in (10, 100):
             user, prepared = views_of(views), Rules(rule_set(rules))
             spans = sum(len(segment.spans) for segment in evaluate(user, prepared).segments)
-            rows = prepared.matches.rows_of(user.packed)
-            arguments = (user.times, rows, prepared.matches.table, prepared.windows, prepared.minima, prepared.shares)
+            arguments = (user.times, prepared.matches.bits_of(user.packed), *prepared.arrays)
             calls = max(20, 200_000 // (views * rules))
             results.append(
                 KernelTime(

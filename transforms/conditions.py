@@ -15,6 +15,7 @@ from schemas.view import unpack_attributes
 Predicate = Callable[[Mapping[str, AttributeValue]], bool]
 
 MAX_ROWS: Final = 1 << 16
+_WORD: Final = (1 << 64) - 1
 
 
 def predicate_of(condition: Condition) -> Predicate:
@@ -39,25 +40,30 @@ def predicate_of(condition: Condition) -> Predicate:
     return lambda attributes: any(part(attributes) for part in parts)
 
 
+def words_for(conditions: int) -> int:
+    """How many 64-bit words hold a bit for each condition."""
+    return -(-conditions // 64)
+
+
 class MatchTable:
-    """Matches by distinct packed attributes: ``table[row, rule]`` is 1 where a view with them matches the rule.
+    """Matches by distinct packed attributes, as bits: bit ``c % 64`` of word ``c // 64`` is set where condition ``c`` holds.
 
     Marketplaces show the same listings to many users, so a view's conditions are mostly looked up, not evaluated.
-    Holds at most ``MAX_ROWS`` rows, then starts anew.
+    Remembers at most ``MAX_ROWS`` distinct attributes, then starts anew.
     """
 
     def __init__(self, conditions: Sequence[Condition]) -> None:
         self._predicates = [predicate_of(condition) for condition in conditions]
         self._rows: dict[bytes, int] = {}
-        self.table: NDArray[np.uint8] = np.zeros((1024, len(conditions)), np.uint8)
+        self._table = np.zeros((1024, words_for(len(conditions))), np.uint64)
 
-    def rows_of(self, packed: Sequence[bytes]) -> NDArray[np.int32]:
-        """The rows of ``table`` for these packed attributes, int32[n]; valid until the next call."""
+    def bits_of(self, packed: Sequence[bytes]) -> NDArray[np.uint64]:
+        """The matches of views with these packed attributes, uint64[n, words]."""
         try:
-            return np.array([self._rows[attributes] for attributes in packed], np.int32)
+            return self._table[[self._rows[attributes] for attributes in packed]]
         except KeyError:
             self._learn(packed)
-        return np.array([self._rows[attributes] for attributes in packed], np.int32)
+        return self._table[[self._rows[attributes] for attributes in packed]]
 
     def _learn(self, packed: Sequence[bytes]) -> None:
         new = [attributes for attributes in dict.fromkeys(packed) if attributes not in self._rows]
@@ -65,10 +71,11 @@ class MatchTable:
             self._rows.clear()
             new = list(dict.fromkeys(packed))
         needed = len(self._rows) + len(new)
-        if needed > len(self.table):
-            self.table = np.concatenate([self.table, np.zeros((needed, self.table.shape[1]), np.uint8)])
+        if needed > len(self._table):
+            self._table = np.concatenate([self._table, np.zeros((needed, self._table.shape[1]), np.uint64)])
         for attributes in new:
             view = unpack_attributes(attributes)
             row = len(self._rows)
-            self.table[row] = [predicate(view) for predicate in self._predicates]
+            held = sum(predicate(view) << place for place, predicate in enumerate(self._predicates))
+            self._table[row] = [held >> 64 * word & _WORD for word in range(self._table.shape[1])]
             self._rows[attributes] = row

@@ -64,7 +64,7 @@ class Store(Protocol):
         """Write views into their rows; writing one twice changes nothing."""
 
     def write_bases(self, bases: Sequence[tuple[str, bytes]], until: int) -> list[Refusal]:
-        """Write the archive's views up to ``until`` (ms UTC), each ``encode_base``; of a row's several the newest ``until`` stays."""
+        """Write the archive's views up to ``until`` (ms UTC), each ``encode_base``; of several the newest stays."""
 
     def read_windows(self, keys: Sequence[str], limit: int) -> WindowRead:
         """At most ``limit`` newest view cells of each row; a row without views has an empty list."""
