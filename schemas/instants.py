@@ -16,6 +16,7 @@ LAST_INSTANT_MS: Final = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MILLISECOND: Final = dt.timedelta(milliseconds=1)
 _RFC3339: Final = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_DATE: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h|d)", re.ASCII)
 _BEFORE: Final = dt.timedelta(days=-1)
 _USUAL_LENGTHS: Final = (20, 24)  # whole seconds, whole milliseconds
@@ -60,6 +61,18 @@ def format_instant(instant: int) -> str:
 def date_of(instant: int) -> str:
     """The UTC date of an instant, as ``YYYY-MM-DD``."""
     return format_instant(instant)[:10]
+
+
+def parse_date(text: str) -> int:
+    """``YYYY-MM-DD`` → its 00:00, ms UTC; ``ValueError`` when it is none.
+
+    >>> date_of(parse_date("2026-05-01"))
+    '2026-05-01'
+    """
+    if not _DATE.fullmatch(text):
+        msg = "must be a date such as 2026-05-01"
+        raise ValueError(msg)
+    return parse_instant(f"{text}T00:00:00Z")
 
 
 def parse_duration(text: str) -> int:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from schemas.rules import Band, Condition, Equals, parse_rules
 from schemas.view import pack_attributes
 from tests import reference
 from tests.strategies import CATALOGUE, Spec, attributes, conditions
 from transforms import conditions as module
-from transforms.conditions import MatchTable, predicate_of
+from transforms.conditions import Categories, MatchTable, attributes_of, bits_of, predicate_of
 
 
 def condition_of(spec: Spec) -> Condition:
@@ -53,13 +56,26 @@ def test_the_table_gives_each_view_its_matches_however_often_it_starts_anew(monk
     table = MatchTable([Equals("year", frozenset({float(year)})) for year in range(3)])
     for first in range(40):
         packed = [pack_attributes({"year": float(year % 7)}) for year in range(first, first + 4)]
-        rows = table.rows_of(packed + packed[:2])
-        matched = [[bool(hit) for hit in table.table[row]] for row in rows]
+        matched = [[bool(int(bits[0]) >> rule & 1) for rule in range(3)] for bits in table.bits_of(packed + packed[:2])]
         assert matched == [[year % 7 == rule for rule in range(3)] for year in [*range(first, first + 4), first, first + 1]]
 
 
 def test_the_table_grows_past_its_first_size() -> None:
     table = MatchTable([Equals("year", frozenset({4_999.0}))])
-    rows = table.rows_of([pack_attributes({"year": float(year)}) for year in range(5_000)])
-    assert len(set(rows.tolist())) == 5_000
-    assert table.table[rows].sum() == table.table[rows[-1]].sum() == 1
+    bits = table.bits_of([pack_attributes({"year": float(year)}) for year in range(5_000)])
+    assert bits[:, 0].tolist() == [0] * 4_999 + [1]
+
+
+@given(specs=st.lists(conditions(), min_size=1, max_size=5), views=st.lists(attributes(), max_size=12), repeats=st.integers(1, 30))
+def test_columns_match_as_single_views_do(specs: list[Spec], views: list[dict[str, str | float]], repeats: int) -> None:
+    asked = [condition_of(spec) for spec in specs] * repeats  # over 64 need a second word
+    fuels = sorted({str(view["fuel_type"]) for view in views if "fuel_type" in view})
+    codes = np.array([fuels.index(str(view["fuel_type"])) if "fuel_type" in view else -1 for view in views], np.int32)
+    prices = np.array([view.get("price", math.nan) for view in views], np.float64)
+    bits = bits_of(asked, {"fuel_type": Categories(codes, fuels), "price": prices}, len(views))
+    predicates = [predicate_of(condition) for condition in asked]
+    expected = [[predicate(view) for predicate in predicates] for view in views]
+    assert [[bool(int(row[c // 64]) >> c % 64 & 1) for c in range(len(asked))] for row in bits] == expected
+    if views:
+        assert (MatchTable(asked).bits_of([pack_attributes(view) for view in views]) == bits).all()
+    assert set().union(*map(attributes_of, asked)) <= {"fuel_type", "price"}

@@ -1,9 +1,12 @@
-"""Which views match which rules: a condition as a function of attributes, and a table of answers by packed attributes."""
+"""Which views match which rules: a condition as a function of one view's attributes, and of columns of many.
+
+Matches travel as bits: bit ``c % 64`` of word ``c // 64`` is set where condition ``c`` holds.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +16,17 @@ from schemas.rules import All, Any_, Band, Condition, Equals, Not
 from schemas.view import unpack_attributes
 
 Predicate = Callable[[Mapping[str, AttributeValue]], bool]
+
+
+class Categories(NamedTuple):
+    """A column of texts: ``codes`` int32[n] are places in ``values``, -1 where the view lacks the attribute."""
+
+    codes: NDArray[np.int32]
+    values: Sequence[str]
+
+
+Numbers = NDArray[np.float64]  # NaN where the view lacks the attribute
+Columns = Mapping[str, Categories | Numbers]
 
 MAX_ROWS: Final = 1 << 16
 _WORD: Final = (1 << 64) - 1
@@ -45,8 +59,49 @@ def words_for(conditions: int) -> int:
     return -(-conditions // 64)
 
 
+def mask_of(condition: Condition, columns: Columns) -> NDArray[np.bool_]:
+    """Which views of the columns satisfy the condition, bool[n]: as ``predicate_of`` says of each of them.
+
+    >>> mask_of(Band("price", gte=2.0), {"price": np.array([1.0, 2.0, np.nan])}).tolist()
+    [False, True, False]
+    """
+    if isinstance(condition, Equals):
+        column = columns[condition.attribute]
+        if isinstance(column, Categories):
+            held = np.array([value in condition.values for value in column.values] + [False])  # the last is for -1
+            return held[column.codes]
+        return np.isin(column, list(condition.values))
+    if isinstance(condition, Band):
+        numbers = columns[condition.attribute]
+        assert isinstance(numbers, np.ndarray)
+        return (numbers >= condition.gte) & (numbers > condition.gt) & (numbers <= condition.lte) & (numbers < condition.lt)
+    if isinstance(condition, Not):
+        return ~mask_of(condition.condition, columns)
+    parts = [mask_of(part, columns) for part in condition.conditions]
+    combine = np.logical_and if isinstance(condition, All) else np.logical_or
+    return np.asarray(combine.reduce(parts), np.bool_)
+
+
+def bits_of(conditions: Sequence[Condition], columns: Columns, views: int) -> NDArray[np.uint64]:
+    """The matches of all views with all conditions, uint64[views, words]."""
+    bits = np.zeros((views, words_for(len(conditions))), np.uint64)
+    for place, condition in enumerate(conditions):
+        word, shift = divmod(place, 64)
+        bits[:, word] |= mask_of(condition, columns).astype(np.uint64) << np.uint64(shift)
+    return bits
+
+
+def attributes_of(condition: Condition) -> frozenset[str]:
+    """The attributes that a condition looks at."""
+    if isinstance(condition, Equals | Band):
+        return frozenset({condition.attribute})
+    if isinstance(condition, Not):
+        return attributes_of(condition.condition)
+    return frozenset().union(*map(attributes_of, condition.conditions))
+
+
 class MatchTable:
-    """Matches by distinct packed attributes, as bits: bit ``c % 64`` of word ``c // 64`` is set where condition ``c`` holds.
+    """Matches by distinct packed attributes.
 
     Marketplaces show the same listings to many users, so a view's conditions are mostly looked up, not evaluated.
     Remembers at most ``MAX_ROWS`` distinct attributes, then starts anew.

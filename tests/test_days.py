@@ -1,0 +1,44 @@
+"""Days as the kernel walks them, held against the brute-force reference; whole days in a row, users by the dozen."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas.view import pack_attributes
+from tests.reference import DAY_MS, SeenView, distinct
+from tests.reference_day import DayCounts, day_of
+from tests.strategies import START, Spec, rule_specs, rules_of, seen_views
+from transforms.kernel import days_of
+
+Users = list[list[SeenView]]
+
+
+def counted(users: Users, specs: list[Spec], start: int, days: int) -> list[list[DayCounts]]:
+    """What the kernel counts, by day and rule."""
+    rules = rules_of(*specs)
+    sorted_users = [distinct(views) for views in users]
+    views = [view for each in sorted_users for view in each]
+    times = np.array([view.time for view in views], np.int64)
+    bits = rules.matches.bits_of([pack_attributes(view.attributes) for view in views])
+    offsets = np.cumsum([0, *map(len, sorted_users)])
+    counts, _ = days_of(times, bits, offsets, start, days, *rules.arrays)
+    return [[DayCounts(*row) for row in day] for day in counts.tolist()]
+
+
+def expected(users: Users, specs: list[Spec], start: int, days: int) -> list[list[DayCounts]]:
+    by_user = {str(number): distinct(views) for number, views in enumerate(users)}
+    return [[day_of(by_user, spec, start + day * DAY_MS) for spec in specs] for day in range(days)]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    users=st.lists(seen_views(), min_size=1, max_size=4),
+    specs=st.lists(rule_specs(), min_size=1, max_size=4),
+    first=st.integers(-1, 12),
+    days=st.integers(1, 3),
+)
+def test_every_count_of_every_day_is_the_references(users: Users, specs: list[Spec], first: int, days: int) -> None:
+    start = START + first * DAY_MS
+    assert counted(users, specs, start, days) == expected(users, specs, start, days)

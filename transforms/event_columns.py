@@ -1,0 +1,171 @@
+"""Parts of the archive as columns: what a batch job needs of them, read once, texts as dictionaries, no element an event."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import numba
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+from numpy.typing import NDArray
+
+from schemas.catalogue import Catalogue
+from schemas.errors import ConfigError
+from transforms.conditions import Categories, Columns
+
+VIEW: Final = "listing_view"
+IDENTIFY: Final = "identify"
+_PLAIN: Final = CompressionTypes.UNCOMPRESSED
+_LINKS: Final = ("user_id", "anonymous_id")
+
+
+class Wanted(NamedTuple):
+    """What to read beside id, type, time and user: attributes; when it was received; whether an event links two ids."""
+
+    attributes: tuple[str, ...]
+    received: bool = False
+    links: bool = False
+
+
+class EventColumns(NamedTuple):
+    """Events as columns, in no order. ``users`` and the categories are dictionaries; ``received`` is -1 where it isn't known.
+
+    ``times`` and ``received`` are ms UTC, ``ids`` a string array, ``hashes`` 64 well-mixed bits of each id.
+    """
+
+    ids: pa.Array
+    hashes: NDArray[np.uint64]
+    times: NDArray[np.int64]
+    users: Categories
+    views: NDArray[np.bool_]
+    attributes: Columns
+    received: NDArray[np.int64] | None
+    linked: NDArray[np.bool_] | None
+
+    def __len__(self) -> int:
+        """Return the number of events; a tuple's own length is of no use to anybody."""
+        return len(self.times)
+
+
+def read_events(paths: Sequence[str], catalogue: Catalogue, wanted: Wanted) -> EventColumns:
+    """The rows of some files; ``ConfigError`` names the one that can't be read.
+
+    What a file lacks, or holds as another kind than the catalogue says, is absent.
+    """
+    return _columns_of([_read(path, catalogue, wanted) for path in paths], catalogue, wanted)
+
+
+def hashes_of(texts: pa.Array) -> NDArray[np.uint64]:
+    """64 well-mixed bits of each text, the same on every machine.
+
+    >>> hashes_of(pa.array(["a", "b", "a"])).tolist() == [int(hashes_of(pa.array([text]))[0]) for text in "aba"]
+    True
+    """
+    if not len(texts):
+        return np.zeros(0, np.uint64)
+    _, offsets, data = texts.buffers()
+    places = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    return np.asarray(_hashes(np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8), places))
+
+
+def categories_of(array: pa.DictionaryArray) -> Categories:
+    """A dictionary array as codes and values."""
+    return Categories(array.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32), array.dictionary.to_pylist())
+
+
+def _read(path: str, catalogue: Catalogue, wanted: Wanted) -> pa.Table:
+    texts = [name for name in wanted.attributes if catalogue.attributes[name].kind == "category"]
+    columns = ["event_id", "event_type", "event_time", "user", *(f"attributes.{name}" for name in wanted.attributes)]
+    columns += ["received_at"] * wanted.received + [*_LINKS] * wanted.links
+    try:
+        source: Any = path if os.path.exists(path) else pa.PythonFile(FileSystems.open(path, compression_type=_PLAIN), mode="r")
+        file = pq.ParquetFile(source, read_dictionary=["user", "event_type", *(f"attributes.{name}" for name in texts)])
+        table = file.read(columns=columns, use_threads=False)
+        return _conformed(table, catalogue, wanted)
+    except Exception as error:  # pyarrow, and FileSystems, raise whatever they find
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        msg = f"archive file == {path}, must be readable Parquet that forecourt archive wrote: {reason}"
+        raise ConfigError(msg) from error
+
+
+def _conformed(table: pa.Table, catalogue: Catalogue, wanted: Wanted) -> pa.Table:
+    """The columns by plain names, in the types that all files share."""
+    text = pa.dictionary(pa.int32(), pa.string())
+    columns: dict[str, pa.ChunkedArray] = {
+        "event_id": table["event_id"].cast(pa.string()),
+        "event_type": table["event_type"].cast(text),
+        "event_time": table["event_time"].cast(pa.timestamp("ms", tz="UTC")).cast(pa.int64()),
+        "user": table["user"].cast(text),
+    }
+    for name in ("event_id", "event_time", "user"):
+        if columns[name].null_count:
+            msg = f"{name} is null in {columns[name].null_count} rows, must be given"
+            raise ValueError(msg)
+    held = {}
+    if "attributes" in table.column_names:
+        struct = table["attributes"].combine_chunks()
+        held = dict(zip([field.name for field in struct.type], struct.flatten(), strict=True))
+    for name in wanted.attributes:
+        kind = text if catalogue.attributes[name].kind == "category" else pa.float64()
+        array = held.get(name)
+        same = array is not None and (pa.types.is_floating(array.type) if kind == pa.float64() else _is_text(array.type))
+        columns[f"attributes.{name}"] = pa.chunked_array([array.cast(kind) if same else pa.nulls(len(table), kind)])
+    if wanted.received:
+        columns["received_at"] = table["received_at"].cast(pa.timestamp("ms", tz="UTC")).cast(pa.int64())
+    if wanted.links:
+        columns |= {name: table[name].is_valid() for name in _LINKS}
+    return pa.table(columns)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind.value_type if pa.types.is_dictionary(kind) else kind)
+
+
+def _columns_of(tables: Sequence[pa.Table], catalogue: Catalogue, wanted: Wanted) -> EventColumns:
+    table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+    one = {name: table[name].chunk(0) if table[name].num_chunks else table.schema.field(name).type for name in table.column_names}
+    if not len(table):
+        one = {name: pa.array([], table.schema.field(name).type) for name in table.column_names}
+    attributes: dict[str, Any] = {}
+    for name in wanted.attributes:
+        array = one[f"attributes.{name}"]
+        if catalogue.attributes[name].kind == "category":
+            attributes[name] = categories_of(array)
+        else:
+            attributes[name] = array.fill_null(np.nan).to_numpy(zero_copy_only=False)
+    kinds = categories_of(one["event_type"])
+    is_view = np.array([kind == VIEW for kind in kinds.values] + [False])
+    linked = None
+    if wanted.links:
+        identifies = np.array([kind == IDENTIFY for kind in kinds.values] + [False])
+        both = one["user_id"].to_numpy(zero_copy_only=False) & one["anonymous_id"].to_numpy(zero_copy_only=False)
+        linked = identifies[kinds.codes] | both
+    return EventColumns(
+        one["event_id"],
+        hashes_of(one["event_id"]),
+        one["event_time"].to_numpy(),
+        categories_of(one["user"]),
+        is_view[kinds.codes],
+        attributes,
+        one["received_at"].fill_null(-1).to_numpy(zero_copy_only=False) if wanted.received else None,
+        linked,
+    )
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _hashes(data, places):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """FNV-1a of each text, its bits mixed once more (the finalizer of MurmurHash3)."""
+    out = np.empty(len(places) - 1, np.uint64)
+    for i in range(len(out)):
+        h = np.uint64(0xCBF29CE484222325)
+        for place in range(places[i], places[i + 1]):
+            h = (h ^ np.uint64(data[place])) * np.uint64(0x100000001B3)
+        h = (h ^ (h >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
+        h = (h ^ (h >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
+        out[i] = h ^ (h >> np.uint64(33))
+    return out
