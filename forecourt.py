@@ -43,12 +43,22 @@ _PARSE_THEMSELVES: Final = {
     "replay-dead-letters": ("pipelines.replay", "Dead letters back to where events come from."),
     "demo": ("pipelines.demo", "A simulated marketplace through the stream, its users' segments as a table."),
     "emulators": ("pipelines.emulators", "Google's Pub/Sub and Bigtable emulators, for as long as needed."),
+    "rules publish": ("pipelines.release", "Keep a rule set as an immutable version; the folder's first becomes active."),
+    "rules canary": ("pipelines.release", "Put a version on trial: the answer for some users, a shadow for the others."),
+    "rules promote": ("pipelines.release", "Make the version on trial the active one."),
+    "rules rollback": ("pipelines.release", "Drop the version on trial; without one, back to the version active before."),
+    "rules history": ("pipelines.release", "Who changed what, when and why."),
+    "rules status": ("pipelines.release", "What is active, on trial and published."),
+    "rules compare": ("pipelines.release", "Whom the version on trial would put into or out of each segment."),
 }
 
 
 def _run(name: str, argv: Sequence[str]) -> int:
-    """Run a command that has a parser of its own: its module's ``run(argv)`` gives the exit status."""
-    status: int = importlib.import_module(_PARSE_THEMSELVES[name][0]).run(argv)
+    """Run a command that has a parser of its own: its module's ``run(argv)`` gives the exit status.
+
+    In a group, ``argv`` starts with the command's name there.
+    """
+    status: int = importlib.import_module(_PARSE_THEMSELVES[name][0]).run([*name.split()[1:], *argv])
     return status
 
 
@@ -58,7 +68,8 @@ def _listed(name: str, text: str) -> None:
     def run(context: typer.Context) -> None:
         raise typer.Exit(_run(name, context.args))
 
-    app.command(name, help=text, context_settings=_PASS_ON)(run)
+    *group, command = name.split()
+    (rules_app if group else app).command(command, help=text, context_settings=_PASS_ON)(run)
 
 
 for _name, (_, _text) in _PARSE_THEMSELVES.items():
@@ -136,8 +147,9 @@ def main() -> None:
     """Run the command line; a fault of ours is one line on stderr and its exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
-        if len(sys.argv) > 1 and sys.argv[1] in _PARSE_THEMSELVES:
-            sys.exit(_run(sys.argv[1], sys.argv[2:]))
+        for words in (1, 2):
+            if (name := " ".join(sys.argv[1 : 1 + words])) in _PARSE_THEMSELVES:
+                sys.exit(_run(name, sys.argv[1 + words :]))
         app()
     except ForecourtError as fault:
         print(f"forecourt: {fault}", file=sys.stderr)

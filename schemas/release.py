@@ -17,6 +17,7 @@ from schemas.rules import RuleSet
 
 _HASHES: Final = 1 << 64
 
+Action = Literal["publish", "canary", "promote", "rollback"]
 Version = Annotated[int, msgspec.Meta(ge=1)]
 Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
@@ -39,6 +40,11 @@ class Pointer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.candidate is not None and not self.salt:
             msg = "salt == '', must be given with a candidate"
             raise ValueError(msg)
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """The versions in use."""
+        return (self.active,) if self.candidate is None else (self.active, self.candidate)
 
 
 class Release(NamedTuple):
@@ -64,7 +70,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
     at: str
     who: str
-    action: Literal["publish", "canary", "promote", "rollback"]
+    action: Action
     version: Version
     why: str | None = None
     force: str | None = None

@@ -12,7 +12,6 @@ it had no effect (``took_effect``). Readers need no lock: versions don't change,
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -40,7 +39,6 @@ HISTORY: Final = "history.jsonl"
 VERSIONS: Final = "versions"
 BACKTESTS: Final = "backtests"
 LOCK: Final = "lock"
-_VERSION: Final = re.compile(r"([1-9]\d*)\.yaml", re.ASCII)
 _NAME_DIGITS: Final = 24
 
 
@@ -96,12 +94,6 @@ def text_of(folder: str, version: int) -> bytes | None:
     return read_bytes(path, MAX_BYTES + 1) if _exists(path) else None
 
 
-def versions_in(folder: str) -> list[int]:
-    """The versions that there are, in order."""
-    names = [path.replace("\\", "/").rpartition("/")[2] for path in _files(FileSystems.join(folder, VERSIONS, "*.yaml"))]
-    return sorted(int(found[1]) for found in map(_VERSION.fullmatch, names) if found)
-
-
 def read_history(folder: str) -> list[Change]:
     """The changes, oldest first."""
     path = FileSystems.join(folder, HISTORY)
@@ -111,12 +103,7 @@ def read_history(folder: str) -> list[Change]:
 def read_texts(folder: str) -> Texts:
     """The pointer and the texts of its versions, as they are now."""
     pointer = read_pointer(folder)
-    texts = {
-        version: read_bytes(version_path(folder, version), MAX_BYTES + 1)
-        for version in (pointer.active, pointer.candidate)
-        if version is not None
-    }
-    return Texts(pointer, texts[pointer.active], None if pointer.candidate is None else texts[pointer.candidate])
+    return Texts(pointer, *[read_bytes(version_path(folder, version), MAX_BYTES + 1) for version in pointer.versions])
 
 
 def release_of(texts: Texts, path: str, catalogue: Catalogue) -> Release:
@@ -151,7 +138,7 @@ def store_version(folder: str, version: int, text: bytes) -> None:
     """Keep a version for good, inside ``changing``; ``ConfigError`` when it is there with other bytes."""
     known = text_of(folder, version)
     if known is not None and known != text:
-        msg = f"version == {version}, must be a new one: {version_path(folder, version)} is published, with other content"
+        msg = f"version == {version}, must be a new one: {version_path(folder, version)} is there, with other content"
         raise ConfigError(msg)
     if known is None:
         replace_bytes(version_path(folder, version), text, READ_ONLY)

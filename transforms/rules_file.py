@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -97,4 +98,9 @@ class RulesFile:
 
 
 def _texts_at(path: str, *, folder: bool) -> Texts:
-    return read_texts(path) if folder else Texts(None, read_bytes(path, MAX_BYTES + 1))
+    if folder:
+        return read_texts(path)
+    if os.path.isdir(path):
+        msg = f"rules == {path}, must be a file, or a release folder (forecourt rules publish): it has no pointer.json"
+        raise ConfigError(msg)
+    return Texts(None, read_bytes(path, MAX_BYTES + 1))

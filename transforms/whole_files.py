@@ -27,7 +27,7 @@ LOCK_WAIT_S: Final = 10.0
 CLAIM_SETTLES_S: Final = 1.0
 CLAIM_LASTS_MS: Final = 60 * SECOND_MS
 READ_ONLY: Final = 0o444
-_LOOK_S: Final = 0.05
+_LOOK_S: Final = 0.01
 _PLAIN: Final = CompressionTypes.UNCOMPRESSED
 
 
@@ -94,7 +94,7 @@ def _locked(path: Path, deadline: float) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                _wait(str(path), deadline)
+                _wait(str(path), deadline, _LOOK_S)
         yield
 
 
@@ -109,7 +109,7 @@ def _claimed(path: str, deadline: float) -> Iterator[None]:
             claim = _claim_in(path)
             if claim is not None and claim.token == mine:
                 break
-        _wait(path, deadline)
+        _wait(path, deadline, CLAIM_SETTLES_S)
     try:
         yield
     finally:
@@ -124,11 +124,11 @@ def _claim_in(path: str) -> _Claim | None:
     return None
 
 
-def _wait(lock: str, deadline: float) -> None:
+def _wait(lock: str, deadline: float, seconds: float) -> None:
     if time.monotonic() > deadline:
         msg = f"lock == {lock}, must be free: another process has been making changes for {LOCK_WAIT_S:.0f} s"
         raise ConfigError(msg)
-    time.sleep(_LOOK_S)
+    time.sleep(seconds)
 
 
 def _replace_local(path: Path, data: bytes, mode: int) -> None:
