@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pipelines.file_source import file_progress
+from pipelines.file_source import FileProgress, file_progress
 from schemas.errors import ConfigError, ForecourtError, shown
 from transforms.counters import APPLIED, READ, Conservation, conservation_of, counted_by, counted_here
 from transforms.local_runner import local_runner
@@ -64,7 +64,13 @@ def pipeline_options(runner: str, beams: Sequence[str]) -> PipelineOptions:
     return options
 
 
-def launched(runner: str, options: PipelineOptions, build: Callable[[beam.Pipeline], Any], name: str) -> Finished:
+def launched(
+    runner: str,
+    options: PipelineOptions,
+    build: Callable[[beam.Pipeline], Any],
+    name: str,
+    progress: Callable[[], FileProgress] = file_progress,
+) -> Finished:
     """Build and run a pipeline to its end, with progress on stderr; the fault inside it as itself when it fails."""
     start = time.monotonic()
     local = runner in LOCAL
@@ -77,7 +83,7 @@ def launched(runner: str, options: PipelineOptions, build: Callable[[beam.Pipeli
     stop_on_signals()
     logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # tells with a traceback what we tell in one line
     try:
-        with _progress(name):
+        with _progress(name, progress):
             result = pipeline.run()
             result.wait_until_finish()
     except Exception as error:
@@ -137,9 +143,9 @@ def _fault_in(error: BaseException | None) -> ForecourtError | None:
 
 
 @contextmanager
-def _progress(name: str) -> Iterator[None]:
+def _progress(name: str, progress: Callable[[], FileProgress]) -> Iterator[None]:
     done = threading.Event()
-    thread = threading.Thread(target=_show, args=(name, done), daemon=True)
+    thread = threading.Thread(target=_show, args=(name, done, progress), daemon=True)
     thread.start()
     try:
         yield
@@ -148,21 +154,21 @@ def _progress(name: str) -> Iterator[None]:
         thread.join()
 
 
-def _show(name: str, done: threading.Event) -> None:
-    """A bar while a file is read, a line every ten seconds otherwise or where nobody watches."""
+def _show(name: str, done: threading.Event, progress: Callable[[], FileProgress]) -> None:
+    """A bar while there is an end in sight, a line every ten seconds otherwise or where nobody watches."""
     if done.wait(_PROGRESS_AFTER_S):
         return
     console = Console(stderr=True)
-    if not file_progress().size:
+    if not progress().size:
         _show_lines(name, done, console)
         return
     columns = (TextColumn(name), BarColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task(name, total=file_progress().size, rate="")
+        task = bar.add_task(name, total=progress().size, rate="")
         start, first = time.monotonic(), counted_here().get(READ, 0)
         while not done.wait(_PROGRESS_EVERY_S):
             rate = (counted_here().get(READ, 0) - first) / (time.monotonic() - start)
-            bar.update(task, completed=file_progress().done, rate=f"{rate:,.0f} events/s")
+            bar.update(task, completed=progress().done, rate=f"{rate:,.0f} events/s")
 
 
 def _show_lines(name: str, done: threading.Event, console: Console) -> None:

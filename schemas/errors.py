@@ -7,6 +7,7 @@ from typing import Final
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 EXIT_UNUSABLE_INPUT: Final = 2
+EXIT_GATE_CLOSED: Final = 3
 
 
 class ForecourtError(Exception):

@@ -62,7 +62,10 @@ Condition = Equals | Band | All | Any_ | Not
 
 
 class Rule(NamedTuple):
-    """One segment: which views match, and when the share of matching views makes a member; durations in ms."""
+    """One segment: which views match, and when the share of matching views makes a member; durations in ms.
+
+    Under a floor, ``min_precision`` or ``min_recall``, the night withdraws the segment.
+    """
 
     name: str
     when: Condition
@@ -74,6 +77,8 @@ class Rule(NamedTuple):
     half_life: int | None
     prior_views: float
     prior_share: float
+    min_precision: float | None = None
+    min_recall: float | None = None
 
 
 class RuleSet(NamedTuple):
@@ -225,6 +230,10 @@ def _prior_views(node: Node, path: str) -> float:
     return number
 
 
+def _floor(node: Node, path: str) -> float | None:
+    return None if node.value is None else _prior_share(node, path)
+
+
 def _duration(node: Node, path: str) -> int:
     try:
         if not isinstance(node.value, str):
@@ -259,4 +268,6 @@ _FIELDS: Final[dict[str, _Field]] = {
     "half_life": _Field(_half_life, None),
     "prior_views": _Field(_prior_views, 0.0),
     "prior_share": _Field(_prior_share, 0.0),
+    "min_precision": _Field(_floor, None),
+    "min_recall": _Field(_floor, None),
 }

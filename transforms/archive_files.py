@@ -109,6 +109,11 @@ def parts_of(directory: str, dates: Iterable[str] | None = None) -> list[str]:
     return sorted(path for path in found if _PART.fullmatch("/".join(path.replace(os.sep, "/").split("/")[-2:])))
 
 
+def dates_of(directory: str) -> list[str]:
+    """The dates that an archive has files of, oldest first; ``ConfigError`` when there is no archive."""
+    return sorted({path.replace(os.sep, "/").split("/")[-2].removeprefix("date=") for path in parts_of(directory)})
+
+
 def read_part(path: str) -> pa.Table:
     """The rows of one file; ``StoreError`` names a file that can't be read."""
     try:

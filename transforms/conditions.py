@@ -70,7 +70,7 @@ def mask_of(condition: Condition, columns: Columns) -> NDArray[np.bool_]:
         if isinstance(column, Categories):
             held = np.array([value in condition.values for value in column.values] + [False])  # the last is for -1
             return held[column.codes]
-        return np.isin(column, list(condition.values))
+        return np.isin(column, np.array(sorted(condition.values), np.float64))
     if isinstance(condition, Band):
         numbers = columns[condition.attribute]
         assert isinstance(numbers, np.ndarray)

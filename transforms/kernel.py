@@ -46,7 +46,7 @@ NEVER = np.iinfo(np.int64).max
 
 
 class Thresholds(NamedTuple):
-    """One rule's numbers: lengths in ms, shares less the tolerance, ``half_life`` 0 for none, ``prior`` the prior's matching views."""
+    """One rule's numbers: lengths in ms (``half_life`` 0: none), shares less the tolerance, the prior's views and matching ones."""
 
     window: int
     min_views: int
@@ -79,7 +79,7 @@ def _fill(work, times, bits, column, rule, first):  # type: ignore[no-untyped-de
     n = len(times)
     work[_NUMBERS, :5] = 0.0
     work[_NUMBERS, _PUSHED] = first
-    hits = 0
+    hits = np.int64(0)
     work[_HITS, first] = 0.0
     for i in range(first, n):
         hits += np.int64((bits[i, word] >> shift) & one)

@@ -116,12 +116,17 @@ def packed_of(events: EventColumns) -> Categories:
     names = sorted(events.attributes)
     for name in names:
         column = events.attributes[name]
-        part = column.codes if isinstance(column, Categories) else np.unique(column, return_inverse=True)[1]
-        codes = np.unique(codes * (int(part.max(initial=0)) + 2) + part + 1, return_inverse=True)[1]
-    _, first = np.unique(codes, return_index=True)
-    return Categories(
-        codes.astype(np.int32), [pack_attributes(_attributes_at(events, names, place)).decode("latin-1") for place in first]
-    )
+        part = column.codes if isinstance(column, Categories) else _ranked(column.view(np.int64))
+        codes = _ranked(codes * (int(part.max(initial=0)) + 2) + part + 1)
+    first = np.zeros(int(codes.max(initial=-1)) + 1, np.int64)
+    first[codes[::-1]] = np.arange(len(codes))[::-1]
+    values = [pack_attributes(_attributes_at(events, names, place)).decode("latin-1") for place in first]
+    return Categories(codes.astype(np.int32), values)
+
+
+def _ranked(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A small whole number for each distinct one."""
+    return np.asarray(pa.array(numbers).dictionary_encode().indices.to_numpy(), np.int64)
 
 
 def shard_of(slices: Iterable[pa.Table]) -> Shard:

@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import itertools
 import logging
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
@@ -18,7 +17,6 @@ import apache_beam as beam
 import numpy as np
 
 from schemas.dead_letter import DeadLetter
-from schemas.errors import StoreUnavailableError
 from schemas.event import Event
 from schemas.instants import LAST_INSTANT_MS, clock_ms, format_instant
 from schemas.profile_row import RETENTION_MS, Profile, ViewCell, encode_cell, view_cell
@@ -30,13 +28,11 @@ from transforms.batch import Batch
 from transforms.canary import Prepared, answers_of, prepared
 from transforms.counters import APPLIED, DUPLICATE, REFUSED, count
 from transforms.membership import MAX_VIEWS, Views, warm_up
+from transforms.patience import patiently
 from transforms.rules_file import RulesFile
-from transforms.stopping import STOPPING
 
 READ_LIMIT: Final = MAX_VIEWS + 100  # room for copies that disagree; read again with more when that wasn't enough
 TOP_VALUES: Final = 5
-FIRST_WAIT_S: Final = 0.25
-LONGEST_WAIT_S: Final = 5.0
 _CACHED_PROFILES: Final = 1 << 16
 
 KeyedView = tuple[str, ViewCell]
@@ -61,17 +57,8 @@ def keyed_view(event: Event) -> KeyedView:
 
 
 def views_of(cells: Sequence[ViewCell]) -> Views:
-    """The distinct views in a row's cells (newest first), in order of (event time, event id).
-
-    Of copies of one event that disagree the smallest event time counts, then the smallest value.
-    """
-    if len({cell.event for cell in cells}) < len(cells):
-        first: dict[bytes, ViewCell] = {}
-        for cell in cells:
-            known = first.get(cell.event)
-            if known is None or (cell.time, cell.value) < (known.time, known.value):
-                first[cell.event] = cell
-        cells = sorted(first.values())
+    """The distinct views in a row's cells (newest first), in order of (event time, event id)."""
+    cells = distinct_cells(cells)
     prefixes = b"".join([cell.qualifier[:8] for cell in cells])
     times = LAST_INSTANT_MS - np.frombuffer(prefixes, ">i8").astype(np.int64)[::-1]
     return Views(times, [cell.value for cell in reversed(cells)])
@@ -88,15 +75,40 @@ def profile_of(views: Views) -> Profile:
     return Profile(len(views.packed), int(views.times[-1]), shares)
 
 
+def distinct_cells(cells: Sequence[ViewCell]) -> list[ViewCell]:
+    """A row's cells, newest first, with each event once: of its copies the earliest, then the one of the smallest value."""
+    if len({cell.event for cell in cells}) == len(cells):
+        return list(cells)
+    first: dict[bytes, ViewCell] = {}
+    for cell in cells:
+        known = first.get(cell.event)
+        if known is None or (cell.time, cell.value) < (known.time, known.value):
+            first[cell.event] = cell
+    return sorted(first.values())
+
+
+def kept_views(views: Views) -> Views:
+    """Those of a user's views that the row rests on: the newest 1,000 of the ten days up to the newest."""
+    oldest = int(np.searchsorted(views.times, views.times[-1] - RETENTION_MS, "right"))
+    kept = slice(max(oldest, len(views.times) - MAX_VIEWS), None)
+    return Views(views.times[kept], views.packed[kept])
+
+
 def update_of(key: str, cells: Sequence[ViewCell], read_time: int, rules: Prepared) -> RowUpdate:
     """What a row's membership and profile must be, from its cells as read at ``read_time``."""
-    views = views_of(cells)
+    views = kept_views(views_of(cells))
     as_of = int(views.times[-1])
-    kept = slice(max(int(np.searchsorted(views.times, as_of - RETENTION_MS, "right")), len(views.times) - MAX_VIEWS), None)
-    views = Views(views.times[kept], views.packed[kept])
     current, shadow = answers_of(key, views, rules)
     candidate = None if shadow is None else encode_cell(shadow)
     return RowUpdate(key, read_time, encode_cell(current), encode_cell(profile_of(views)), as_of - RETENTION_MS, candidate)
+
+
+def refresh_rows(store: Store, rules: Prepared, keys: Sequence[str]) -> dict[str, str]:
+    """Read rows, evaluate, write their memberships; the keys that the store refused for good, and why."""
+    read = read_whole_windows(store, keys)
+    # A row can be empty here: its views are older than what the store keeps.
+    updates = [update_of(key, cells, read.time, rules) for key, cells in read.cells.items() if cells]
+    return {updates[refusal.position].key: refusal.message for refusal in store.write_memberships(updates)}
 
 
 def maintain_windows(store: Store, rules: Prepared, views: Sequence[KeyedView]) -> Maintained:
@@ -107,10 +119,7 @@ def maintain_windows(store: Store, rules: Prepared, views: Sequence[KeyedView]) 
     appended = store.append(views)
     refused = {refusal.position: refusal.message for refusal in appended.refused}
     keys = list(dict.fromkeys(key for index, (key, _) in enumerate(views) if index not in refused))
-    read = _read_whole_windows(store, keys)
-    # A row can be empty here: its views are older than what the store keeps.
-    updates = [update_of(key, cells, read.time, rules) for key, cells in read.cells.items() if cells]
-    lost = {updates[refusal.position].key: refusal.message for refusal in store.write_memberships(updates)}
+    lost = refresh_rows(store, rules, keys)
     refused |= {index: lost[key] for index, (key, _) in enumerate(views) if key in lost and index not in refused}
     new = min(appended.new, len(views) - len(refused))
     copies = len(views) - len(refused) - new
@@ -171,25 +180,13 @@ class _MaintainWindows(beam.DoFn):  # type: ignore[misc]
         self._store.close()
 
     def process(self, views: list[KeyedView]) -> Iterator[Any]:
-        done = self._maintain(views)
+        done = patiently(lambda: maintain_windows(self._store, self._rules(), views), patience_s=None)
         count(APPLIED, done.new)
         count(DUPLICATE, done.copies)
         count(REFUSED + "store_refused", len(done.refused))
         yield Batch(done.keys)
         if done.refused:
             yield beam.pvalue.TaggedOutput(DEAD, Batch(refused_view(view, why, clock_ms()) for view, why in done.refused))
-
-    def _maintain(self, views: list[KeyedView]) -> Maintained:
-        wait_s = FIRST_WAIT_S
-        while True:
-            try:
-                return maintain_windows(self._store, self._rules(), views)
-            except StoreUnavailableError as fault:
-                if STOPPING.is_set():
-                    raise
-                _log.warning("%s; trying again in %.2g s, nothing is acknowledged meanwhile", fault, wait_s)
-                time.sleep(wait_s)
-                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
     def _rules(self) -> Prepared:
         release = self._rules_file.current()
@@ -214,7 +211,7 @@ def refused_view(view: KeyedView, why: str, now: int) -> DeadLetter:
     )
 
 
-def _read_whole_windows(store: Store, keys: Sequence[str]) -> WindowRead:
+def read_whole_windows(store: Store, keys: Sequence[str]) -> WindowRead:
     """Each row's newest cells, enough for 1,000 distinct views where the row has them."""
     read = store.read_windows(keys, READ_LIMIT)
     limit = READ_LIMIT

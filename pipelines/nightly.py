@@ -1,0 +1,393 @@
+"""The batch layer: a day of the archive evaluated, judged, and published.
+
+forecourt nightly --archive DIR --date yesterday --rules segments.yaml --metrics DIR
+forecourt nightly --archive DIR --date 2026-05-01 --rules RELEASES --metrics DIR --store sqlite:///profiles.db
+forecourt nightly --archive gs://B/events --date yesterday --rules gs://B/rules --metrics gs://B/metrics --runner DataflowRunner …
+
+Exit status: 3 when the quality gate says no, and then nothing is published; 1 when more rows of the store differ from the batch
+answer, unexplained, than may: the metrics are published then, the rows are not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, NamedTuple
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import DirectOptions
+from rich.console import Console
+from rich.table import Table
+
+from expectations.gate import Evidence, Verdict, judge, quality_table, verdict_text
+from pipelines.file_source import FileProgress
+from pipelines.launch import DATAFLOW, LOCAL, add_runner_options, dry_run, launched, pipeline_options
+from rules import CATALOGUE_PATH, QUALITY_PATH, RULES_PATH
+from schemas.catalogue import Catalogue
+from schemas.day_profile import DayProfile, empty_profile
+from schemas.errors import EXIT_FAILED, EXIT_GATE_CLOSED, EXIT_OK, ConfigError, shown
+from schemas.instants import DAY_MS, clock_ms, date_of, parse_date
+from schemas.quality import Thresholds, parse_thresholds
+from schemas.release import Release
+from schemas.safe_yaml import MAX_BYTES
+from schemas.tables import PARITY, VOLUME
+from serving.store import check_uri, open_store
+from serving.withdrawn import WITHDRAWN, encode_withdrawn
+from transforms.archive_files import check_archive_path, dates_of
+from transforms.counters import counted_here
+from transforms.metrics import DayCounts, segments_table
+from transforms.metrics_files import check_metrics_path, dates_with_metrics, last_segments, parquet_of, write_metrics
+from transforms.night import WORK, EvaluateNight, Night, Plan, decode_night, encode_night, nothing, sample_in
+from transforms.publishing import AGREE, OUTCOMES, REFUSED_ROWS, PublishRows
+from transforms.rules_file import load_catalogue, load_release
+from transforms.shards import Item, items_of, shards_for
+from transforms.whole_files import alone, read_bytes, replace_bytes
+
+UNEXPLAINED_SHARE: Final = 0.001
+YESTERDAY: Final = "yesterday"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What one night does; ``ConfigError`` when it can't be done."""
+
+    archive: str
+    date: str
+    metrics: str
+    rules: str = RULES_PATH
+    catalogue: str = CATALOGUE_PATH
+    quality: str = QUALITY_PATH
+    store: str | None = None
+    override: str | None = None
+    catch_up: bool = False
+    workers: int = 2
+    runner: str = "DirectRunner"
+    dry_run: bool = False
+    as_json: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without touching anything outside."""
+        check_archive_path(self.archive)
+        check_metrics_path(self.metrics)
+        if self.store is not None:
+            check_uri(self.store)
+        if self.date != YESTERDAY:
+            try:
+                parse_date(self.date)
+            except ValueError as error:
+                msg = f"--date == {shown(self.date)}, {error}, or {YESTERDAY}"
+                raise ConfigError(msg) from error
+        if self.override is not None and not self.override.strip():
+            msg = "--override == '', must say why"
+            raise ConfigError(msg)
+        if not 1 <= self.workers <= 64:
+            msg = f"--workers == {self.workers}, must be between 1 and 64"
+            raise ConfigError(msg)
+        if self.runner == DATAFLOW and not all("://" in path for path in (self.archive, self.metrics)):
+            msg = "--archive and --metrics must be remote (gs://…) on Dataflow: its workers' disks go with them"
+            raise ConfigError(msg)
+
+    def date_at(self, now: int) -> str:
+        """The date asked for; ``now`` in ms UTC."""
+        return date_of(now - DAY_MS) if self.date == YESTERDAY else self.date
+
+
+class Given(NamedTuple):
+    """What the files that a night was told of say."""
+
+    release: Release
+    catalogue: Catalogue
+    thresholds: Thresholds
+
+
+class Outcome(NamedTuple):
+    """How a night went: its exit status and what ``--json`` prints."""
+
+    status: int
+    document: dict[str, Any]
+
+
+def parse_args(argv: Sequence[str]) -> tuple[Config, list[str]]:
+    """The config in a command line, and the options that are Beam's."""
+    parser = argparse.ArgumentParser(prog="forecourt nightly", description="A day of the archive evaluated, judged and published.")
+    parser.add_argument("--archive", required=True, metavar="DIR", help="what forecourt archive has written")
+    parser.add_argument("--date", required=True, help="a UTC date, YYYY-MM-DD, or yesterday")
+    parser.add_argument("--metrics", required=True, metavar="DIR", help="where metrics go; a folder, made if need be, or gs://…")
+    parser.add_argument("--rules", default=RULES_PATH, help="segment rules (YAML) or a release folder; default: those shipped")
+    parser.add_argument("--catalogue", default=CATALOGUE_PATH, help="attribute catalogue (YAML); default: the one shipped")
+    parser.add_argument("--quality", default=QUALITY_PATH, help="bounds of the quality gate (YAML); default: those shipped")
+    parser.add_argument("--store", help="publish rows there: bigtable://PROJECT/INSTANCE/TABLE or sqlite:///PATH")
+    parser.add_argument("--override", metavar="REASON", help="publish though the quality gate says no; the reason is recorded")
+    parser.add_argument("--catch-up", action="store_true", help="first the dates since the last one with metrics, in order")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="threads on this machine; default: %(default)s")
+    add_runner_options(parser)
+    known, beams = parser.parse_known_args(argv)
+    return Config(**vars(known)), beams
+
+
+def build(pipeline: beam.Pipeline, plan: Plan, items: Sequence[Item], to: str) -> Any:
+    """The graph: ``Items → EvaluateNight → WriteNight``; one file, ``to``, holds what came of it."""
+    night = (
+        pipeline
+        | "Items" >> beam.Create(items, reshuffle=False)
+        | "Spread" >> beam.Reshuffle().with_output_types(Any)
+        | "EvaluateNight" >> EvaluateNight(plan)
+    )
+    return night | "WriteNight" >> beam.Map(_write_night, to).with_output_types(int)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the night, or several to catch up; the exit status."""
+    config, beams = parse_args(argv)
+    catalogue = load_catalogue(config.catalogue)
+    release = load_release(config.rules, catalogue)
+    given = Given(release, catalogue, parse_thresholds(read_bytes(config.quality, MAX_BYTES + 1), config.quality))
+    date = config.date_at(clock_ms())
+    options = pipeline_options(config.runner, beams)
+    if config.runner in LOCAL:
+        direct = options.view_as(DirectOptions)
+        direct.direct_num_workers, direct.direct_running_mode = config.workers, "multi_threading"
+    if config.dry_run:
+        plan = Plan(date, given.release, catalogue, 2, 0, None, config.store, f"{config.metrics}/_staging")
+        return dry_run(lambda pipeline: build(pipeline, plan, [Item(date, (), 0)], f"{config.metrics}/_staging/night.json"))
+    if config.store is not None:
+        open_store(config.store).check()
+    with alone(f"{config.metrics}/_lock"):
+        for due in _due_dates(config, date):
+            outcome = _night(config, options, given, due)
+            if config.as_json:
+                print(json.dumps(outcome.document))
+            if outcome.status != EXIT_OK:
+                break
+    return outcome.status
+
+
+def evidence_of(night: Night, plan: Plan, segments: pa.Table, archived: Sequence[str]) -> Evidence:
+    """What the gate judges; ``archived`` are all dates of the archive."""
+    *before, day = plan.profiled
+    profiles = {date: night.days.get(date, empty_profile(date, plan.catalogue)) for date in plan.profiled}
+    known = set(archived)
+    week = [profiles[date] for date in before if date in known]
+    window = plan.dates[-11:-1]
+    missing = [date for date in window if date not in known and date_of(parse_date(date) - 7 * DAY_MS) in known]
+    sample = sample_in(night, plan.catalogue)
+    return Evidence(day, profiles[day], week, missing, sample, plan.catalogue, segments, night.rows)
+
+
+def parity_table(date: str, outcomes: Mapping[str, int]) -> pa.Table:
+    """A row an outcome, also those that nobody had; without users when nothing was compared."""
+    compared = sum(outcomes.values())
+    rows = [
+        {
+            "date": date,
+            "outcome": name,
+            "users": outcomes.get(name, 0),
+            "share": outcomes.get(name, 0) / compared if compared else None,
+        }
+        for name in OUTCOMES
+    ]
+    return pa.Table.from_pylist(rows, schema=PARITY)
+
+
+def volume_table(profiles: Sequence[DayProfile]) -> pa.Table:
+    """A row a date that was profiled."""
+    rows = [{**profile._asdict(), "duplicates": profile.duplicates} for profile in profiles]
+    return pa.Table.from_pylist([{name: row[name] for name in VOLUME.names} for row in rows], schema=VOLUME)
+
+
+def _due_dates(config: Config, date: str) -> list[str]:
+    """The dates to run, in order: ``date``, and to catch up those of the archive since the last one with metrics."""
+    archived = dates_of(config.archive)
+    if date not in archived:
+        near = f"it has {archived[0]} to {archived[-1]}" if archived else "it has none"
+        msg = f"--date == {date}, must be a date of the archive {config.archive}: {near}"
+        raise ConfigError(msg)
+    if not config.catch_up:
+        return [date]
+    done = [each for each in dates_with_metrics(config.metrics) if each <= date]
+    return [each for each in archived if each <= date and (not done or each > done[-1] or each == date)]
+
+
+def _night(config: Config, options: Any, given: Given, date: str) -> Outcome:
+    began = time.monotonic()
+    staging = f"{config.metrics}/_staging"
+    with _work_folder(config, staging) as spill:
+        plan = Plan(date, given.release, given.catalogue, 0, 0, spill, config.store, staging)
+        archived = dates_of(config.archive)
+        items = items_of(config.archive, [each for each in plan.dates if each in archived])
+        size = sum(item.size for item in items)
+        plan = dataclasses.replace(plan, shards=shards_for(items, config.workers), size=size)
+        night = _evaluated(config, options, plan, items)
+        before = last_segments(config.metrics, date)
+        counts = [DayCounts(*row) for row in night.counts]
+        segments = segments_table(
+            date,
+            given.release.active.version,
+            given.release.active.rules,
+            counts,
+            {} if before is None else before[1],
+            fresh=before is not None and parse_date(before[0]) == plan.start - DAY_MS,
+        )
+        verdict = judge(evidence_of(night, plan, segments, archived), given.thresholds, _docs_folder(config, date))
+        quality = quality_table(verdict, config.override)
+        replace_bytes(f"{config.metrics}/_verdicts/date={date}/quality.parquet", parquet_of(quality))
+        outcome = _published(config, options, plan, night, segments, verdict, quality)
+    document = {
+        "date": date,
+        "rule_version": given.release.active.version,
+        "events": night.days[date].events if date in night.days else 0,
+        "verdict": _verdict_document(verdict, config.override),
+        "segments": segments.drop_columns(["date", "rule_version"]).to_pylist(),
+        **outcome.document,
+        "seconds": round(time.monotonic() - began, 3),
+    }
+    if not config.as_json:
+        _show(document, verdict, config.override)
+    return Outcome(outcome.status, document)
+
+
+def _evaluated(config: Config, options: Any, plan: Plan, items: Sequence[Item]) -> Night:
+    if not items:
+        return nothing(plan)
+    path = f"{plan.staging}/night.json"
+    done_before = counted_here().get(WORK, 0)
+
+    def progress() -> FileProgress:
+        return FileProgress(counted_here().get(WORK, 0) - done_before, 2 * plan.size)
+
+    launched(config.runner, options, lambda pipeline: build(pipeline, plan, items, path), "nightly", progress)
+    return decode_night(read_bytes(path))
+
+
+def _published(
+    config: Config, options: Any, plan: Plan, night: Night, segments: pa.Table, verdict: Verdict, quality: pa.Table
+) -> Outcome:
+    """Publish metrics and rows as far as they may be; how that went."""
+    parity = parity_table(plan.date, night.parity)
+    document: dict[str, Any] = {"parity": night.parity if config.store is not None else None, "published": None, "refused_rows": 0}
+    if not verdict.passed and config.override is None:
+        return Outcome(EXIT_GATE_CLOSED, document)
+    volume = volume_table([night.days[date] for date in sorted(night.days)])
+    write_metrics(config.metrics, plan.date, {"segments": segments, "parity": parity, "quality": quality, "volume": volume})
+    if config.store is None:
+        return Outcome(EXIT_OK, document)
+    compared, unexplained = sum(night.parity.values()), night.parity.get("unexplained", 0)
+    if unexplained > UNEXPLAINED_SHARE * compared:
+        print(
+            f"forecourt: parity: {unexplained} of {compared} rows differ from the batch answer, unexplained, must be at most "
+            f"{UNEXPLAINED_SHARE:.1%}: metrics are published, rows are not",
+            file=sys.stderr,
+        )
+        return Outcome(EXIT_FAILED, document)
+    published, refused = _publish_rows(config, options, plan)
+    names = [row["segment"] for row in segments.to_pylist() if row["withdrawn"]]
+    open_store(config.store).write_state(WITHDRAWN, encode_withdrawn(plan.date, names), plan.end)
+    document |= {"published": published, "refused_rows": refused}
+    if refused:
+        print(f"forecourt: {refused} rows were refused by the store {config.store} for good", file=sys.stderr)
+    return Outcome(EXIT_FAILED if refused else EXIT_OK, document)
+
+
+def _publish_rows(config: Config, options: Any, plan: Plan) -> tuple[int, int]:
+    """Publish the staged rows; how many were, and how many the store refused."""
+    assert config.store is not None
+    store, until = config.store, min(plan.end, clock_ms())
+    paths = sorted(file.path for file in FileSystems.match([f"{plan.staging}/rows-*.arrow"])[0].metadata_list)
+
+    def graph(pipeline: beam.Pipeline) -> Any:
+        staged = pipeline | "Staged" >> beam.Create(paths, reshuffle=False) | "Spread" >> beam.Reshuffle()
+        return staged | "PublishRows" >> PublishRows(store, plan.release, until)
+
+    counters = launched(config.runner, options, graph, "publish").counters if paths else {}
+    return counters.get("applied", 0), counters.get(REFUSED_ROWS, 0)
+
+
+@contextmanager
+def _work_folder(config: Config, staging: str) -> Iterator[str | None]:
+    """An empty staging folder, and a folder for slices where they lie on this machine; both are gone afterwards."""
+    _remove(staging)
+    FileSystems.mkdirs(staging)
+    try:
+        if config.runner in LOCAL:
+            folder = config.metrics if "://" not in config.metrics else None
+            with tempfile.TemporaryDirectory(prefix="_slices-", dir=folder) as spill:
+                yield spill
+        else:
+            yield None
+    finally:
+        _remove(staging)
+
+
+def _remove(folder: str) -> None:
+    if "://" not in folder:
+        shutil.rmtree(folder, ignore_errors=True)
+    elif found := FileSystems.match([f"{folder}/*"])[0].metadata_list:
+        FileSystems.delete([file.path for file in found])
+
+
+def _docs_folder(config: Config, date: str) -> str | None:
+    """Where the gate writes its page: on this machine only."""
+    return None if "://" in config.metrics else f"{config.metrics}/_verdicts/date={date}/docs"
+
+
+def _write_night(night: Night, to: str) -> int:
+    replace_bytes(to, encode_night(night))
+    return 1
+
+
+def _verdict_document(verdict: Verdict, override: str | None) -> dict[str, Any]:
+    failed = [finding._asdict() for finding in verdict.findings if not finding.success]
+    return {
+        "passed": verdict.passed,
+        "expectations": len(verdict.findings),
+        "failed": failed,
+        "override": override,
+        "docs": verdict.docs,
+    }
+
+
+def _show(document: Mapping[str, Any], verdict: Verdict, override: str | None) -> None:
+    out = Console()
+    table = Table(title=f"{document['date']}, rules version {document['rule_version']}", title_justify="left")
+    table.add_column("segment")
+    for column in ("precision", "recall", "lift", "members", "entered", "left", "flips/member"):
+        table.add_column(column, justify="right")
+    for row in document["segments"]:
+        name = row["segment"] + (" (withdrawn)" if row["withdrawn"] else "")
+        rates = (_share(row, "precision"), _share(row, "recall"), _number(row["lift"]))
+        users = (f"{row['members']:,}", f"{row['entered']:,}", f"{row['left']:,}")
+        table.add_row(name, *rates, *users, _number(row["flips_per_member"]))
+    out.print(table)
+    for row in document["segments"]:
+        if row["withdrawn"]:
+            out.print(f"{row['segment']} is withdrawn: {row['withdrawn_why']}", soft_wrap=True)
+    out.print(verdict_text(verdict, override), soft_wrap=True, highlight=False, markup=False)
+    if document["parity"]:
+        agree, compared = document["parity"].get(AGREE, 0), sum(document["parity"].values())
+        others = ", ".join(f"{number:,} {name}" for name, number in document["parity"].items() if name != AGREE)
+        out.print(f"parity: {agree:,} of {compared:,} rows agree" + (f"; {others}" if others else ""))
+    if document["published"] is not None:
+        out.print(f"{document['published']:,} rows published")
+    elif not verdict.passed and override is None:
+        out.print("nothing was published: the last good rows and metrics stay")
+    out.print(f"{document['events']:,} events of the day, {document['seconds']:.1f} s")
+
+
+def _share(row: Mapping[str, Any], name: str) -> str:
+    if row[name] is None:
+        return "–"
+    return f"{row[name]:.3f} ({row[f'{name}_low']:.2f}–{row[f'{name}_high']:.2f})"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
