@@ -118,7 +118,7 @@ def test_force_needs_a_reason_and_the_history_keeps_it(two: Shell) -> None:
         "--archive must be given, to look for a backtest of the last 7 archived dates; --force REASON publishes without"
     )
     assert two.refuses("publish 3.yaml --releases r --force", " ") == "--force == ' ', must say why"
-    assert two("publish 3.yaml --releases r --json --force", "incident 12").document["force"] == "incident 12"
+    assert two("publish 3.yaml --releases r --json --force", "incident [12]").document["force"] == "incident [12]"
     assert [each["force"] for each in two("history --releases r --json").document["changes"]] == [None, "tests", "incident [12]"]
     assert "forced: incident [12]" in two("history --releases r").out
 
