@@ -99,6 +99,7 @@ def segments(
     from serving.keys import load_key
     from serving.segments import segments_document
     from serving.store import open_store
+    from serving.withdrawn import withdrawn_in
 
     try:
         instant = clock_ms() if at is None else parse_instant(at)
@@ -106,12 +107,13 @@ def segments(
         msg = f"--at == {shown(at)}, {error}"
         raise ConfigError(msg) from error
     rows, pseudonyms = open_store(store), Pseudonyms(load_key(store))
+    withdrawn = withdrawn_in(rows)
     refused = 0
     for users in _pages(_ids(user)):
         found = rows.read_rows([pseudonyms(each) for each in users])
         for each in users:
             try:
-                document = segments_document(each, found[pseudonyms(each)].membership, instant)
+                document = segments_document(each, found[pseudonyms(each)].membership, instant, withdrawn)
             except ConfigError as fault:
                 if user != "-":
                     raise

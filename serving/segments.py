@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from schemas.errors import ConfigError
@@ -19,8 +20,8 @@ class Segment(NamedTuple):
     until: int
 
 
-def segments_at(membership: Membership | None, at: int) -> list[Segment]:
-    """The segments whose span holds ``at`` (ms UTC), highest score first, then by name.
+def segments_at(membership: Membership | None, at: int, withdrawn: Collection[str] = ()) -> list[Segment]:
+    """The segments whose span holds ``at`` (ms UTC), highest score first, then by name; those ``withdrawn`` are not offered.
 
     An ``at`` up to five minutes before ``as_of`` counts as ``as_of``: clocks differ by that much. Further back the row
     can't tell, and ``ConfigError`` says so.
@@ -35,17 +36,17 @@ def segments_at(membership: Membership | None, at: int) -> list[Segment]:
         Segment(segment.name, span.score, span.views, span.matching, span.until)
         for segment in membership.segments
         for span in segment.spans
-        if span.start <= instant < span.until
+        if span.start <= instant < span.until and segment.name not in withdrawn
     ]
     return sorted(found, key=lambda segment: (-segment.score, segment.name))
 
 
-def segments_document(user: str, membership: Membership | None, at: int) -> dict[str, Any]:
+def segments_document(user: str, membership: Membership | None, at: int, withdrawn: Collection[str] = ()) -> dict[str, Any]:
     """What ``forecourt segments --json`` prints for a user."""
     return {
         "user": user,
         "at": format_instant(at),
         "as_of": None if membership is None else format_instant(membership.as_of),
         "rule_version": None if membership is None else membership.rule_version,
-        "segments": [{**segment._asdict(), "until": format_instant(segment.until)} for segment in segments_at(membership, at)],
+        "segments": [{**each._asdict(), "until": format_instant(each.until)} for each in segments_at(membership, at, withdrawn)],
     }

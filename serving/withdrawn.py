@@ -1,4 +1,4 @@
-"""The segments that serving must not offer, their precision or recall being under its floor. Decided by the night, kept in the store."""
+"""Segments that serving must not offer, for they are under a floor of the rules: decided by the night, kept in the store."""
 
 from __future__ import annotations
 
