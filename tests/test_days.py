@@ -10,21 +10,28 @@ from schemas.view import pack_attributes
 from tests.reference import DAY_MS, SeenView, distinct
 from tests.reference_day import DayCounts, day_of
 from tests.strategies import START, Spec, rule_specs, rules_of, seen_views
-from transforms.kernel import days_of
+from transforms.kernel import INSIDE_AT_END, INSIDE_AT_START, days_of
 
 Users = list[list[SeenView]]
 
 
-def counted(users: Users, specs: list[Spec], start: int, days: int) -> list[list[DayCounts]]:
-    """What the kernel counts, by day and rule."""
+def walked(users: Users, specs: list[Spec], start: int, days: int) -> tuple[list[list[DayCounts]], list[list[int]]]:
+    """What the kernel counts, by day and rule, and the courses, by user and rule."""
     rules = rules_of(*specs)
     sorted_users = [distinct(views) for views in users]
     views = [view for each in sorted_users for view in each]
     times = np.array([view.time for view in views], np.int64)
     bits = rules.matches.bits_of([pack_attributes(view.attributes) for view in views])
     offsets = np.cumsum([0, *map(len, sorted_users)])
-    counts, _ = days_of(times, bits, offsets, start, days, *rules.arrays)
-    return [[DayCounts(*row) for row in day] for day in counts.tolist()]
+    counts, courses = days_of(times, bits, offsets, start, days, *rules.arrays)
+    return [[DayCounts(*row) for row in day] for day in counts.tolist()], courses.tolist()
+
+
+def course_of(views: list[SeenView], spec: Spec, start: int, days: int) -> int:
+    """One user's course: what the first and the last day count of them."""
+    first, last = (day_of({"user": distinct(views)}, spec, day) for day in (start, start + (days - 1) * DAY_MS))
+    was_inside = first.left or (first.members and not first.entered)
+    return INSIDE_AT_START * bool(was_inside) + INSIDE_AT_END * last.members
 
 
 def expected(users: Users, specs: list[Spec], start: int, days: int) -> list[list[DayCounts]]:
@@ -41,4 +48,6 @@ def expected(users: Users, specs: list[Spec], start: int, days: int) -> list[lis
 )
 def test_every_count_of_every_day_is_the_references(users: Users, specs: list[Spec], first: int, days: int) -> None:
     start = START + first * DAY_MS
-    assert counted(users, specs, start, days) == expected(users, specs, start, days)
+    counts, courses = walked(users, specs, start, days)
+    assert counts == expected(users, specs, start, days)
+    assert courses == [[course_of(views, spec, start, days) for spec in specs] for views in users]

@@ -42,6 +42,7 @@ _PUSHED, _ENTERED, _LEFT, _ENTERING_SIZE, _LEAVING_SIZE = range(5)
 _START, _UNTIL, _VIEWS, _MATCHES = range(4)
 TP, FP, FN, TN, MEMBERS, ENTERED, LEFT, FLIPS, INSIDE = range(9)  # what ``days_of`` counts
 COUNTS = 9
+INSIDE_AT_END, INSIDE_AT_START = 1, 2  # bits of a user's course over the days
 NEVER = np.iinfo(np.int64).max
 
 
@@ -296,16 +297,17 @@ def spans_of(times, bits, columns, windows, minima, shares):  # type: ignore[no-
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def days_of(times, bits, users, start, days, columns, windows, minima, shares):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, PLR0912, PLR0913, PLR0915
-    """What members saw and what became of them, day by day (SEMANTICS §5), and who is a member at the end.
+    """What members saw and what became of them, day by day (SEMANTICS §5), and each user's course from start to end.
 
     ``users[u]:users[u + 1]`` are the views of user ``u``, in order of (time, event id); ``start`` is the first day's 00:00 (ms
-    UTC), ``days`` how many follow. Gives counts int64[days, rules, COUNTS] and membership at the end uint8[users, rules].
+    UTC), ``days`` how many follow. Gives counts int64[days, rules, COUNTS] and courses uint8[users, rules]: the bits
+    ``INSIDE_AT_START`` and ``INSIDE_AT_END``, so 0 stayed out, 1 entered, 2 left, 3 stayed in.
 
     A user's instants are walked in order of time: of a view, of an expiry, or of both. What is true "just before" an instant
     is what was true after the last one, so each view is judged before it is taken in.
     """
     counts = np.zeros((days, len(windows), COUNTS), np.int64)
-    at_end = np.zeros((len(users) - 1, len(windows)), np.uint8)
+    courses = np.zeros((len(users) - 1, len(windows)), np.uint8)
     end = start + days * DAY_MS
     longest, largest = np.max(windows), np.int64(0)
     for user in range(len(users) - 1):
@@ -329,7 +331,7 @@ def days_of(times, bits, users, start, days, columns, windows, minima, shares): 
             _fill(work, seen, matches, columns[number], rule, first)
             member = _is_member(work, seen, rule, first, j, k - 1, False, True)
             day, next_day = 0, start + DAY_MS
-            was = inside = member
+            was = inside = at_start = member
             while day < days:
                 instant = seen[k] if k < n else NEVER
                 if j < k:
@@ -357,5 +359,5 @@ def days_of(times, bits, users, start, days, columns, windows, minima, shares): 
                 counts[day, number, FLIPS] += now != member
                 inside = inside or now
                 member = now
-            at_end[user, number] = member
-    return counts, at_end
+            courses[user, number] = INSIDE_AT_START * at_start + INSIDE_AT_END * member
+    return counts, courses
