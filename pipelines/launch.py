@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from pipelines.file_source import FileProgress, file_progress
+from schemas import errors
 from schemas.errors import ConfigError, ForecourtError, shown
 from transforms.counters import APPLIED, READ, Conservation, conservation_of, counted_by, counted_here
 from transforms.local_runner import local_runner
@@ -26,6 +28,7 @@ from transforms.stopping import stop_on_signals
 
 LOCAL: Final = ("DirectRunner", "FnApiRunner")
 DATAFLOW: Final = "DataflowRunner"
+_TOLD: Final = re.compile(r"^schemas\.errors\.(\w+): (.*)$", re.MULTILINE)
 _PROGRESS_AFTER_S: Final = 2.0
 _PROGRESS_EVERY_S: Final = 0.25
 _STATUS_EVERY_S: Final = 10.0
@@ -81,13 +84,14 @@ def launched(
         result.wait_until_finish()
         return Finished(counted_by(result), time.monotonic() - start)
     stop_on_signals()
-    logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # tells with a traceback what we tell in one line
+    for teller in ("apache_beam.runners.common", "apache_beam.runners.worker.sdk_worker"):
+        logging.getLogger(teller).setLevel(logging.CRITICAL)  # they tell with a traceback what we tell in one line
     try:
         with _progress(name, progress):
             result = pipeline.run()
             result.wait_until_finish()
     except Exception as error:
-        fault = _fault_in(error)
+        fault = _fault_in(error) or _fault_told_in(str(error))
         if fault is None:
             raise
         raise fault from error
@@ -140,6 +144,15 @@ def _fault_in(error: BaseException | None) -> ForecourtError | None:
         seen.add(id(error))
         error = error.__cause__ or error.__context__
     return found
+
+
+def _fault_told_in(text: str) -> ForecourtError | None:
+    """Our own error out of the traceback that a runner with several workers has in an error's place."""
+    found = _TOLD.search(text)
+    if found is None:
+        return None
+    kind = getattr(errors, found[1], None)
+    return kind(found[2]) if isinstance(kind, type) and issubclass(kind, ForecourtError) and kind is not errors.EventError else None
 
 
 @contextmanager
