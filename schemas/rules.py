@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable
@@ -23,14 +24,19 @@ _BAND_KEYS: Final = ("gte", "gt", "lte", "lt")
 _COMBINATIONS: Final = ("all", "any", "not")
 
 
-class Equals(NamedTuple):
+# Conditions are no tuples, whose equality doesn't see the type: all of some conditions would be any of them.
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Equals:
     """The attribute is one of the values."""
 
     attribute: str
     values: frozenset[str] | frozenset[float]
 
 
-class Band(NamedTuple):
+@dataclasses.dataclass(frozen=True, slots=True)
+class Band:
     """The attribute lies within the bounds; an absent bound is infinite."""
 
     attribute: str
@@ -40,19 +46,22 @@ class Band(NamedTuple):
     lt: float = math.inf
 
 
-class All(NamedTuple):
+@dataclasses.dataclass(frozen=True, slots=True)
+class All:
     """Every condition holds."""
 
     conditions: tuple[Condition, ...]
 
 
-class Any_(NamedTuple):  # noqa: N801  (Any is typing's)
+@dataclasses.dataclass(frozen=True, slots=True)
+class Any_:  # noqa: N801  (Any is typing's)
     """At least one condition holds."""
 
     conditions: tuple[Condition, ...]
 
 
-class Not(NamedTuple):
+@dataclasses.dataclass(frozen=True, slots=True)
+class Not:
     """The condition does not hold."""
 
     condition: Condition

@@ -51,6 +51,14 @@ def test_a_condition_on_an_attribute_that_the_view_lacks_is_false_and_its_not_tr
         assert predicate_of(condition_of({"not": spec}))(view)
 
 
+def test_conditions_of_the_same_parts_are_not_the_same() -> None:
+    inner = [{"fuel_type": "electric"}, {"price": {"gte": 5}}]
+    specs: list[Spec] = [{"all": inner}, {"any": inner}, {"not": {"not": {"not": inner[0]}}}, {"all": [{"all": inner[:1]}]}]
+    assert len({condition_of(spec) for spec in specs}) == len(specs)
+    only_electric = pack_attributes({"fuel_type": "electric"})
+    assert MatchTable(list(dict.fromkeys(map(condition_of, specs)))).bits_of([only_electric]).tolist() == [[0b1010]]
+
+
 def test_the_table_gives_each_view_its_matches_however_often_it_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_ROWS", 5)
     table = MatchTable([Equals("year", frozenset({float(year)})) for year in range(3)])

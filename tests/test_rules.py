@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from typing import Any
@@ -67,7 +68,7 @@ def test_a_rule_set_is_read_with_its_defaults() -> None:
 
 def test_without_defaults_the_documented_ones_hold() -> None:
     (rule,) = parse("{version: 1, segments: [{name: a, when: {make: x}}]}").rules
-    assert rule[2:] == (10 * DAY_MS, 0.5, 0.4, 5, 1, None, 0.0, 0.0)
+    assert rule[2:] == (10 * DAY_MS, 0.5, 0.4, 5, 1, None, 0.0, 0.0, None, None)
 
 
 def test_the_shipped_rules_are_a_rule_set() -> None:
@@ -253,7 +254,9 @@ def dumped_condition(condition: Condition) -> dict[str, Any]:
         values = sorted(condition.values)  # type: ignore[type-var]
         return {condition.attribute: values[0] if len(values) == 1 else values}
     if isinstance(condition, Band):
-        finite = {key: bound for key, bound in condition._asdict().items() if key != "attribute" and abs(bound) != float("inf")}
+        finite = {
+            key: bound for key, bound in dataclasses.asdict(condition).items() if key != "attribute" and abs(bound) != float("inf")
+        }
         return {condition.attribute: finite}
     if isinstance(condition, Not):
         return {"not": dumped_condition(condition.condition)}

@@ -39,10 +39,10 @@ def predicate_of(condition: Condition) -> Predicate:
     True
     """
     if isinstance(condition, Equals):
-        name, values = condition
+        name, values = condition.attribute, condition.values
         return lambda attributes: attributes.get(name) in values
     if isinstance(condition, Band):
-        name, gte, gt, lte, lt = condition
+        name, gte, gt, lte, lt = condition.attribute, condition.gte, condition.gt, condition.lte, condition.lt
         return lambda attributes: (have := attributes.get(name)) is not None and gte <= have <= lte and gt < have < lt  # type: ignore[operator]
     if isinstance(condition, Not):
         inner = predicate_of(condition.condition)
