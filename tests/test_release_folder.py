@@ -327,6 +327,26 @@ def test_a_claim_that_a_killed_remote_writer_left_runs_out(remote: str, monkeypa
     assert whole(remote).percent == 1
 
 
+def test_of_two_remote_claims_at_once_the_one_written_last_holds(remote: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # ours      written ── settles ── waits ─ waits ── written ── settles ── holds
+    # other's        written ── settles ── holds ─── taken back
+    lock, sleeps = f"{remote}/lock", 0
+
+    def sleep(_: float) -> None:
+        nonlocal sleeps
+        sleeps += 1
+        if sleeps == 1:
+            OBJECTS[lock] = b'{"token": "somebody", "at": %d}' % (time.time_ns() // 1_000_000)
+        if sleeps == 3:
+            OBJECTS.pop(lock)
+
+    monkeypatch.setattr(whole_files.time, "sleep", sleep)
+    with changing(remote):
+        assert sleeps == 4
+        assert b"somebody" not in OBJECTS[lock]
+    assert lock not in OBJECTS
+
+
 @pytest.mark.parametrize("folder", ["", "file:releases", "a*b", "nowhere://x"])
 def test_what_can_be_no_release_folder_says_what_can(folder: str) -> None:
     with pytest.raises(ConfigError, match="must be (a local folder|local)"):
