@@ -33,15 +33,15 @@ class Wanted(NamedTuple):
 
 
 class EventColumns(NamedTuple):
-    """Events as columns, in no order. ``users`` and the categories are dictionaries; ``received`` is -1 where it isn't known.
+    """Events as columns, in no order. ``users`` is a dictionary array, ``ids`` one of strings, ``hashes`` 64 mixed bits of each id.
 
-    ``times`` and ``received`` are ms UTC, ``ids`` a string array, ``hashes`` 64 well-mixed bits of each id.
+    ``times`` and ``received`` are ms UTC, the latter -1 where it isn't known.
     """
 
     ids: pa.Array
     hashes: NDArray[np.uint64]
     times: NDArray[np.int64]
-    users: Categories
+    users: pa.DictionaryArray
     views: NDArray[np.bool_]
     attributes: Columns
     received: NDArray[np.int64] | None
@@ -149,7 +149,7 @@ def _columns_of(tables: Sequence[pa.Table], catalogue: Catalogue, wanted: Wanted
         one["event_id"],
         hashes_of(one["event_id"]),
         one["event_time"].to_numpy(),
-        categories_of(one["user"]),
+        one["user"],
         is_view[kinds.codes],
         attributes,
         one["received_at"].fill_null(-1).to_numpy(zero_copy_only=False) if wanted.received else None,

@@ -239,7 +239,7 @@ def _between(events: EventColumns, first: int, end: int) -> EventColumns:
         events.ids.take(pa.array(kept)),
         events.hashes[kept],
         events.times[kept],
-        events.users._replace(codes=events.users.codes[kept]),
+        events.users.take(pa.array(kept)),
         events.views[kept],
         attributes,
         None if events.received is None else events.received[kept],

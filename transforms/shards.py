@@ -12,9 +12,9 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
-from zlib import crc32
 
 import apache_beam as beam
+import numba
 import numpy as np
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
@@ -24,7 +24,7 @@ from schemas.catalogue import AttributeValue
 from schemas.view import pack_attributes
 from transforms.archive_files import parts_of
 from transforms.conditions import Categories, bits_of
-from transforms.event_columns import EventColumns
+from transforms.event_columns import EventColumns, hashes_of
 from transforms.kernel import MAX_VIEWS
 
 ITEM_BYTES: Final = 16 << 20  # of Parquet: some 400,000 events
@@ -89,12 +89,12 @@ def shards_for(items: Sequence[Item], workers: int) -> int:
 
 def slices_of(events: EventColumns, conditions: Sequence[Any], shards: int, *, packed: bool) -> Iterator[tuple[int, pa.Table]]:
     """(shard, its events) of every shard that has any; ``packed``: with their attributes and links."""
-    shard_of_user = np.array([crc32(user.encode()) % shards for user in events.users.values], np.int64)
-    shard = shard_of_user[events.users.codes]
-    order = np.argsort(shard.astype(np.int16 if shards < 1 << 15 else np.int64), kind="stable")
+    shard_of_user = (hashes_of(events.users.dictionary) % np.uint64(shards)).astype(np.int16 if shards < 1 << 15 else np.int64)
+    shard = shard_of_user[events.users.indices.to_numpy()]
+    order = np.argsort(shard, kind="stable")
     edges = np.searchsorted(shard[order], np.arange(shards + 1))
     columns = {
-        "user": _coded(events.users),
+        "user": events.users,
         "id": events.ids,
         "hash": pa.array(events.hashes),
         "time": pa.array(events.times),
@@ -224,12 +224,9 @@ def _without_copies(
 ) -> NDArray[np.int64]:
     """The places of events that count: of a user's copies of an id the earliest, then a view, then the smallest ranks."""
     keys = hashes ^ (users.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
-    order = np.argsort(keys)
-    ordered = keys[order]
-    equal = ordered[1:] == ordered[:-1]
-    if not equal.any():
+    suspects = np.flatnonzero(_seen_twice(keys))
+    if not len(suspects):
         return np.arange(len(keys))
-    suspects = order[np.append(False, equal) | np.append(equal, False)]
     exact = ids.take(pa.array(suspects)).dictionary_encode().indices.to_numpy()
     ranked = [rank[suspects] for rank in reversed(ranks)]
     best = np.lexsort((*ranked, ~views[suspects], times[suspects], exact, users[suspects]))
@@ -243,17 +240,65 @@ def _in_order(users: NDArray[np.int32], times: NDArray[np.int64], ids: pa.Array,
     """The order by user and time; by event id too where that can matter, among the views of a user who has more than count."""
     if not len(times):
         return np.zeros(0, np.int64)
-    earliest = times.min()
-    keys = users.astype(np.int64) * (int(times.max() - earliest) + 1) + (times - earliest)
-    order = np.argsort(keys)
-    keys = keys[order]
-    tied = np.append(False, keys[1:] == keys[:-1]) | np.append(keys[1:] == keys[:-1], False)
-    tied &= (np.bincount(users) > MAX_VIEWS)[users[order]]
+    order = _by_user_and_time(users, times)
+    keys, ordered = users[order], times[order]
+    equal = (np.diff(keys) == 0) & (np.diff(ordered) == 0)
+    tied = np.append(False, equal) | np.append(equal, False)
+    tied &= (np.bincount(users) > MAX_VIEWS)[keys]
     if tied.any():
         places = np.flatnonzero(tied)
         texts = ids.take(pa.array(kept[order[places]])).dictionary_encode()
         rank = np.argsort(np.argsort(np.array([text.encode() for text in texts.dictionary.to_pylist()], object)))
-        order[places] = order[places][np.lexsort((rank[texts.indices.to_numpy()], keys[places]))]
+        order[places] = order[places][np.lexsort((rank[texts.indices.to_numpy()], ordered[places], keys[places]))]
+    return order
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _seen_twice(keys):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Which keys stand in the array more than once, by a hash table of open addresses; keys are well mixed."""
+    size = 16
+    while size < 2 * len(keys):
+        size *= 2
+    table = np.full(size, -1, np.int32)
+    twice = np.zeros(len(keys), np.bool_)
+    mask = np.uint64(size - 1)
+    for i in range(len(keys)):
+        slot = keys[i] & mask
+        while table[slot] >= 0 and keys[table[slot]] != keys[i]:
+            slot = (slot + np.uint64(1)) & mask
+        if table[slot] < 0:
+            table[slot] = i
+        else:
+            twice[i] = twice[table[slot]] = True
+    return twice
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _by_user_and_time(users, times):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """The stable order by user, then by time: a counting sort, then insertion, for a user's events mostly come in order."""
+    starts = np.zeros(np.max(users) + 2, np.int64)
+    for user in users:
+        starts[user + 1] += 1
+    starts = np.cumsum(starts)
+    order = np.empty(len(users), np.int64)
+    places = starts.copy()
+    for i in range(len(users)):
+        order[places[users[i]]] = i
+        places[users[i]] += 1
+    for user in range(len(starts) - 1):
+        first, last = starts[user], starts[user + 1]
+        falls = 0
+        for k in range(first + 1, last):
+            falls += times[order[k]] < times[order[k - 1]]
+        if falls * (last - first) > 64 * (last - first) + 4096:  # too many for insertion
+            order[first:last] = order[first:last][np.argsort(times[order[first:last]], kind="mergesort")]
+        elif falls:
+            for k in range(first + 1, last):
+                moved, at = order[k], k
+                while at > first and times[order[at - 1]] > times[moved]:
+                    order[at] = order[at - 1]
+                    at -= 1
+                order[at] = moved
     return order
 
 
