@@ -84,7 +84,10 @@ def _read(path: str, catalogue: Catalogue, wanted: Wanted) -> pa.Table:
     columns += ["received_at"] * wanted.received + [*_LINKS] * wanted.links
     try:
         source: Any = path if os.path.exists(path) else pa.PythonFile(FileSystems.open(path, compression_type=_PLAIN), mode="r")
-        file = pq.ParquetFile(source, read_dictionary=["user", "event_type", *(f"attributes.{name}" for name in texts)])
+        metadata = pq.ParquetFile(source).metadata
+        held = {metadata.schema.column(number).path for number in range(metadata.num_columns)}
+        coded = held & {"user", "event_type", *(f"attributes.{name}" for name in texts)}
+        file = pq.ParquetFile(source, metadata=metadata, read_dictionary=sorted(coded))
         table = file.read(columns=columns, use_threads=False)
         return _conformed(table, catalogue, wanted)
     except Exception as error:  # pyarrow, and FileSystems, raise whatever they find
