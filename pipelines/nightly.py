@@ -13,10 +13,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,13 +23,12 @@ from typing import Any, Final, NamedTuple
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import DirectOptions
 from rich.console import Console
 from rich.table import Table
 
 from expectations.gate import Evidence, Verdict, judge, quality_table, verdict_text
-from pipelines.file_source import FileProgress
-from pipelines.launch import DATAFLOW, LOCAL, add_runner_options, dry_run, launched, pipeline_options
+from pipelines.batch import add_workers_option, batch_options, check_workers, evaluated, slices_folder
+from pipelines.launch import DATAFLOW, add_runner_options, dry_run, launched
 from rules import CATALOGUE_PATH, QUALITY_PATH, RULES_PATH
 from schemas.catalogue import Catalogue
 from schemas.day_profile import DayProfile, empty_profile
@@ -44,10 +41,9 @@ from schemas.tables import PARITY, VOLUME
 from serving.store import check_uri, open_store
 from serving.withdrawn import WITHDRAWN, encode_withdrawn
 from transforms.archive_files import check_archive_path, dates_of
-from transforms.counters import counted_here
 from transforms.metrics import DayCounts, segments_table
 from transforms.metrics_files import check_metrics_path, dates_with_metrics, last_segments, parquet_of, write_metrics
-from transforms.night import WORK, EvaluateNight, Night, Plan, decode_night, encode_night, nothing, sample_in
+from transforms.night import EvaluateNight, Night, Plan, decode_night, encode_night, nothing, sample_in
 from transforms.publishing import AGREE, OUTCOMES, REFUSED_ROWS, PublishRows
 from transforms.rules_file import load_catalogue, load_release
 from transforms.shards import Item, items_of, shards_for
@@ -90,9 +86,7 @@ class Config:
         if self.override is not None and not self.override.strip():
             msg = "--override == '', must say why"
             raise ConfigError(msg)
-        if not 1 <= self.workers <= 64:
-            msg = f"--workers == {self.workers}, must be between 1 and 64"
-            raise ConfigError(msg)
+        check_workers(self.workers)
         if self.runner == DATAFLOW and not all("://" in path for path in (self.archive, self.metrics)):
             msg = "--archive and --metrics must be remote (gs://…) on Dataflow: its workers' disks go with them"
             raise ConfigError(msg)
@@ -129,7 +123,7 @@ def parse_args(argv: Sequence[str]) -> tuple[Config, list[str]]:
     parser.add_argument("--store", help="publish rows there: bigtable://PROJECT/INSTANCE/TABLE or sqlite:///PATH")
     parser.add_argument("--override", metavar="REASON", help="publish though the quality gate says no; the reason is recorded")
     parser.add_argument("--catch-up", action="store_true", help="first the dates since the last one with metrics, in order")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="threads on this machine; default: %(default)s")
+    add_workers_option(parser)
     add_runner_options(parser)
     known, beams = parser.parse_known_args(argv)
     return Config(**vars(known)), beams
@@ -153,10 +147,7 @@ def run(argv: Sequence[str]) -> int:
     release = load_release(config.rules, catalogue)
     given = Given(release, catalogue, parse_thresholds(read_bytes(config.quality, MAX_BYTES + 1), config.quality))
     date = config.date_at(clock_ms())
-    options = pipeline_options(config.runner, beams)
-    if config.runner in LOCAL:
-        direct = options.view_as(DirectOptions)
-        direct.direct_num_workers, direct.direct_running_mode = config.workers, "multi_threading"
+    options = batch_options(config.runner, beams, config.workers)
     if config.dry_run:
         plan = Plan(date, given.release, catalogue, 2, 0, None, config.store, f"{config.metrics}/_staging")
         return dry_run(lambda pipeline: build(pipeline, plan, [Item(date, (), 0)], f"{config.metrics}/_staging/night.json"))
@@ -260,13 +251,11 @@ def _evaluated(config: Config, options: Any, plan: Plan, items: Sequence[Item]) 
     if not items:
         return nothing(plan)
     path = f"{plan.staging}/night.json"
-    done_before = counted_here().get(WORK, 0)
 
-    def progress() -> FileProgress:
-        return FileProgress(counted_here().get(WORK, 0) - done_before, 2 * plan.size)
+    def graph(pipeline: beam.Pipeline) -> Any:
+        return build(pipeline, plan, items, path)
 
-    launched(config.runner, options, lambda pipeline: build(pipeline, plan, items, path), "nightly", progress)
-    return decode_night(read_bytes(path))
+    return decode_night(evaluated(config.runner, options, graph, "nightly", size=plan.size, path=path))
 
 
 def _published(
@@ -318,12 +307,8 @@ def _work_folder(config: Config, staging: str) -> Iterator[str | None]:
     _remove(staging)
     FileSystems.mkdirs(staging)
     try:
-        if config.runner in LOCAL:
-            folder = config.metrics if "://" not in config.metrics else None
-            with tempfile.TemporaryDirectory(prefix="_slices-", dir=folder) as spill:
-                yield spill
-        else:
-            yield None
+        with slices_folder(config.runner, config.metrics if "://" not in config.metrics else None) as spill:
+            yield spill
     finally:
         _remove(staging)
 
