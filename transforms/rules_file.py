@@ -34,7 +34,17 @@ def load_rules(path: str, catalogue: Catalogue) -> RuleSet:
 
 def load_release(path: str, catalogue: Catalogue) -> Release:
     """The release in a folder, or the rules in a file, with no candidate."""
-    return release_of(_texts_at(path, folder=is_release_folder(path)), path, catalogue)
+    return release_of(texts_at(path, folder=is_release_folder(path)), path, catalogue)
+
+
+def texts_at(path: str, *, folder: bool) -> Texts:
+    """The texts of a release folder, or of the one rules file, as they are now."""
+    if folder:
+        return read_texts(path)
+    if os.path.isdir(path):
+        msg = f"rules == {path}, must be a file, or a release folder (forecourt rules publish): it has no pointer.json"
+        raise ConfigError(msg)
+    return Texts(None, read_bytes(path, MAX_BYTES + 1))
 
 
 class _InForce(NamedTuple):
@@ -66,7 +76,7 @@ class RulesFile:
         now = self._monotonic()
         if self._in_force is None:
             self._folder = is_release_folder(self._path)
-            self._in_force = self._parsed(_texts_at(self._path, folder=self._folder))
+            self._in_force = self._parsed(texts_at(self._path, folder=self._folder))
             self._seen = self._in_force.texts
         elif now - self._looked_s >= POLL_S:
             self._in_force = self._looked_at_again(self._in_force)
@@ -77,7 +87,7 @@ class RulesFile:
 
     def _looked_at_again(self, last_good: _InForce) -> _InForce:
         try:
-            texts = _texts_at(self._path, folder=self._folder)
+            texts = texts_at(self._path, folder=self._folder)
             if texts == self._seen:
                 return last_good
             self._seen = texts
@@ -95,12 +105,3 @@ class RulesFile:
 
     def _parsed(self, texts: Texts) -> _InForce:
         return _InForce(release_of(texts, self._path, load_catalogue(self._catalogue_path)), texts)
-
-
-def _texts_at(path: str, *, folder: bool) -> Texts:
-    if folder:
-        return read_texts(path)
-    if os.path.isdir(path):
-        msg = f"rules == {path}, must be a file, or a release folder (forecourt rules publish): it has no pointer.json"
-        raise ConfigError(msg)
-    return Texts(None, read_bytes(path, MAX_BYTES + 1))
