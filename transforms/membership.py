@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.profile_row import Membership, SegmentSpans, Span
-from schemas.rules import RuleSet
+from schemas.rules import Condition, RuleSet
 from transforms.conditions import MatchTable
 from transforms.kernel import MAX_VIEWS, TOLERANCE, spans_of
 
@@ -38,6 +38,11 @@ class RuleArrays(NamedTuple):
     shares: NDArray[np.float64]
 
 
+def conditions_of(rule_set: RuleSet) -> list[Condition]:
+    """The distinct conditions of a rule set: matches are kept a bit for each, in this order."""
+    return list(dict.fromkeys(rule.when for rule in rule_set.rules))
+
+
 class Rules:
     """A rule set made ready for ``evaluate``: thresholds as arrays, conditions as a table of matches."""
 
@@ -45,9 +50,9 @@ class Rules:
         rules = rule_set.rules
         self.version = rule_set.version
         self.names = [rule.name for rule in rules]
-        self.conditions = list(dict.fromkeys(rule.when for rule in rules))
-        self.matches = MatchTable(self.conditions)
-        places = {condition: place for place, condition in enumerate(self.conditions)}
+        conditions = conditions_of(rule_set)
+        self.matches = MatchTable(conditions)
+        places = {condition: place for place, condition in enumerate(conditions)}
         self.arrays = RuleArrays(
             np.array([places[rule.when] for rule in rules], np.int64),
             np.array([rule.window for rule in rules], np.int64),

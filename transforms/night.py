@@ -28,6 +28,7 @@ from transforms.conditions import attributes_of
 from transforms.counters import READ, count
 from transforms.event_columns import EventColumns, Wanted, read_events
 from transforms.kernel import COUNTS, days_of
+from transforms.membership import conditions_of
 from transforms.profiling import profile_of_rows, profiles_of_events, sample_of
 from transforms.publishing import merged_rows, review_rows
 from transforms.shards import Item, Shard, ShardByUser, SliceFile, shard_of, slice_at, slices_of
@@ -124,7 +125,7 @@ def cut(item: Item, plan: Plan) -> tuple[Night, list[tuple[int, Any]]]:
     if item.date == plan.date:
         rows = pa.concat_tables([conformed(read_part(path), plan.catalogue) for path in item.paths])
         night = night._replace(sample=_stream_of(sample_of(rows)))
-    conditions = list(dict.fromkeys(rule.when for rule in plan.release.active.rules))
+    conditions = conditions_of(plan.release.active)
     events = _between(events, parse_date(plan.dates[0]), plan.end)
     slices = SliceFile(plan.spill)
     cut_out = slices_of(events, conditions, plan.shards, packed=plan.store is not None)
