@@ -60,6 +60,28 @@ def read_events(paths: Sequence[str], catalogue: Catalogue, wanted: Wanted) -> E
     return _columns_of([_read(path, catalogue, wanted) for path in paths], catalogue, wanted)
 
 
+def between(events: EventColumns, first: int, end: int) -> EventColumns:
+    """The events with ``first <= time < end``: others lie under a date that isn't theirs."""
+    inside = (events.times >= first) & (events.times < end)
+    if inside.all():
+        return events
+    kept = np.flatnonzero(inside)
+    attributes = {
+        name: column._replace(codes=column.codes[kept]) if isinstance(column, Categories) else column[kept]
+        for name, column in events.attributes.items()
+    }
+    return EventColumns(
+        events.ids.take(pa.array(kept)),
+        events.hashes[kept],
+        events.times[kept],
+        events.users.take(pa.array(kept)),
+        events.views[kept],
+        attributes,
+        None if events.received is None else events.received[kept],
+        None if events.linked is None else events.linked[kept],
+    )
+
+
 def hashes_of(texts: pa.Array) -> NDArray[np.uint64]:
     """64 well-mixed bits of each text, the same on every machine.
 

@@ -26,7 +26,7 @@ from transforms.archive_files import read_part
 from transforms.canary import Prepared, prepared
 from transforms.conditions import attributes_of
 from transforms.counters import READ, count
-from transforms.event_columns import EventColumns, Wanted, read_events
+from transforms.event_columns import Wanted, between, read_events
 from transforms.kernel import COUNTS, days_of
 from transforms.membership import conditions_of
 from transforms.profiling import profile_of_rows, profiles_of_events, sample_of
@@ -126,7 +126,7 @@ def cut(item: Item, plan: Plan) -> tuple[Night, list[tuple[int, Any]]]:
         rows = pa.concat_tables([conformed(read_part(path), plan.catalogue) for path in item.paths])
         night = night._replace(sample=_stream_of(sample_of(rows)))
     conditions = conditions_of(plan.release.active)
-    events = _between(events, parse_date(plan.dates[0]), plan.end)
+    events = between(events, parse_date(plan.dates[0]), plan.end)
     slices = SliceFile(plan.spill)
     cut_out = slices_of(events, conditions, plan.shards, packed=plan.store is not None)
     return night, [(shard, slices.add(table)) for shard, table in cut_out]
@@ -224,28 +224,6 @@ class _EvaluateShard(beam.DoFn):  # type: ignore[misc]
 
 def _sum_of(plan: Plan, nights: Iterable[Night]) -> Night:
     return added([nothing(plan), *nights])
-
-
-def _between(events: EventColumns, first: int, end: int) -> EventColumns:
-    """The events with ``first <= time < end``: others lie under a date that isn't theirs."""
-    inside = (events.times >= first) & (events.times < end)
-    if inside.all():
-        return events
-    kept = np.flatnonzero(inside)
-    attributes = {
-        name: column._replace(codes=column.codes[kept]) if hasattr(column, "codes") else column[kept]
-        for name, column in events.attributes.items()
-    }
-    return EventColumns(
-        events.ids.take(pa.array(kept)),
-        events.hashes[kept],
-        events.times[kept],
-        events.users.take(pa.array(kept)),
-        events.views[kept],
-        attributes,
-        None if events.received is None else events.received[kept],
-        None if events.linked is None else events.linked[kept],
-    )
 
 
 def _stream_of(table: pa.Table) -> bytes:
