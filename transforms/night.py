@@ -31,11 +31,10 @@ from transforms.kernel import COUNTS, days_of
 from transforms.membership import conditions_of
 from transforms.profiling import profile_of_rows, profiles_of_events, sample_of
 from transforms.publishing import merged_rows, review_rows
-from transforms.shards import Item, Shard, ShardByUser, SliceFile, shard_of, slice_at, slices_of
+from transforms.shards import WORK, Item, Shard, ShardByUser, SliceFile, shard_of, slice_at, slices_of
 
 PROFILED_DAYS: Final = 8  # the day and the week before it
 WINDOW_DAYS: Final = MAX_WINDOW_MS // DAY_MS
-WORK: Final = "work"  # a counter: bytes of items that were read, and their share of shards that were evaluated
 PARTIAL: Final = "partial"
 SLICES: Final = "slices"
 

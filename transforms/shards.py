@@ -29,6 +29,7 @@ from transforms.kernel import MAX_VIEWS
 
 ITEM_BYTES: Final = 16 << 20  # of Parquet: some 400,000 events
 SHARD_BYTES: Final = 24 << 20
+WORK: Final = "work"  # a counter: bytes of items that were read, and their share of shards that were evaluated
 _BITS: Final = "bits"
 
 
