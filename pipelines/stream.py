@@ -78,7 +78,9 @@ def parse_args(argv: Sequence[str]) -> tuple[Config, list[str]]:
     parser = argparse.ArgumentParser(prog="forecourt stream", description="The speed layer: events in, segment rows out.")
     parser.add_argument("--source", required=True, help="file:PATH (JSONL, .gz too; runs to its end) or pubsub://P/subscriptions/S")
     parser.add_argument("--store", required=True, help="bigtable://PROJECT/INSTANCE/TABLE or sqlite:///PATH")
-    parser.add_argument("--rules", default=RULES_PATH, help="segment rules (YAML), polled while running; default: those shipped")
+    parser.add_argument(
+        "--rules", default=RULES_PATH, help="segment rules (YAML) or a release folder, polled; default: those shipped"
+    )
     parser.add_argument("--catalogue", default=CATALOGUE_PATH, help="attribute catalogue (YAML); default: the one shipped")
     parser.add_argument(
         "--dead-letters", default=DEFAULT_DEAD_LETTERS, help="file:PATH or pubsub://P/topics/T; default: %(default)s"

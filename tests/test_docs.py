@@ -58,7 +58,7 @@ _MARK: Final = "--- end of command"
 _ALIKE: Final = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 _OPTION: Final = re.compile(r"(?<!\S)--[a-z][a-z_-]*")
 _INLINE: Final = re.compile(r"`([^`\n]+)`")
-_CALL: Final = re.compile(r"\bforecourt (store init|[a-z-]+)([^|;&\n]*)")
+_CALL: Final = re.compile(r"\bforecourt ((?:store|rules) [a-z]+|[a-z-]+)([^|;&\n]*)")
 _LINK: Final = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
 _MEASURED: Final = re.compile(r"(?<=<!-- measured: )(.*?-->\n)(.*?)(?=<!-- end of measured -->)", re.DOTALL)
 
@@ -205,6 +205,15 @@ def options_of(command: str) -> frozenset[str]:
     return frozenset({*options, "--help"})
 
 
+def names_of(group: Any, before: str = "") -> Iterator[str]:
+    """All commands of the command line."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from names_of(command, f"{before}{name} ")
+        else:
+            yield before + name
+
+
 COMMANDS: Final = (
     "stream",
     "archive",
@@ -228,8 +237,7 @@ def test_options_exist(document: Path) -> None:
             if not place.startswith("forecourt COMMAND"):
                 for option in _OPTION.findall(rest.split(" -- ")[0]):
                     assert option in options_of(command), f"forecourt {command} has no {option}"
-    names = {name for name in typer.main.get_command(forecourt.app).commands if name != "store"} | {"store init"}  # type: ignore[attr-defined]
-    every = frozenset[str]().union(*map(options_of, names))
+    every = frozenset[str]().union(*map(options_of, names_of(typer.main.get_command(forecourt.app))))
     for span in spans:
         if span.startswith("--"):
             assert _OPTION.findall(span)[0] in every, f"no command has {span}"

@@ -340,7 +340,7 @@ def test_of_two_remote_claims_at_once_the_one_written_last_holds(remote: str, mo
         if sleeps == 3:
             OBJECTS.pop(lock)
 
-    monkeypatch.setattr(whole_files.time, "sleep", sleep)
+    monkeypatch.setattr("transforms.whole_files.time.sleep", sleep)
     with changing(remote):
         assert sleeps == 4
         assert b"somebody" not in OBJECTS[lock]
