@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup test lint demo demo-live bench-stream bench-faults lock clean
+.PHONY: help setup test lint demo demo-live bench-stream bench-nightly bench-faults lock clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -32,6 +32,9 @@ demo-live: .venv/ready  ## the same through the Pub/Sub and Bigtable emulators
 
 bench-stream: .venv/ready  ## speed, freshness and memory, beside the ways people do it today
 	$(BIN)/python -m benchmarks.stream
+
+bench-nightly: .venv/ready  ## the night beside DuckDB and pandas on the same files
+	$(BIN)/python -m benchmarks.nightly
 
 bench-faults: .venv/ready  ## 25 kills at random moments under load, outages
 	$(BIN)/python -m benchmarks.faults --kills 25

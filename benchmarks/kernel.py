@@ -34,6 +34,11 @@ class KernelTime(NamedTuple):
 
 
 def rule_set(count: int) -> RuleSet:
+    """The rules of ``rules_text``."""
+    return parse_rules(rules_text(count), load_catalogue(CATALOGUE_PATH), "benchmark")
+
+
+def rules_text(count: int) -> str:
     """``count`` rules that use every feature: bands, lists, all/any/not, windows, half lives, days, priors, hysteresis."""
     kinds: list[dict[str, Any]] = [
         {"when": {"fuel_type": "electric"}},
@@ -52,8 +57,7 @@ def rule_set(count: int) -> RuleSet:
         {"when": {"year": {"gte": 2018}}},
     ]
     segments = [{"name": f"s{index}", **kinds[index % len(kinds)]} for index in range(count)]
-    text = str({"version": 1, "segments": segments}).replace("None", "null")
-    return parse_rules(text, load_catalogue(CATALOGUE_PATH), "benchmark")
+    return str({"version": 1, "segments": segments}).replace("None", "null")
 
 
 def views_of(count: int, seed: int = 1) -> Views:

@@ -155,6 +155,18 @@ def test_a_file_of_another_catalogue_lacks_what_it_does_not_have(tmp_path: Path)
     assert fuel.codes.tolist() == [-1]
 
 
+def test_a_file_of_many_row_groups_and_one_whose_texts_overflow_their_dictionary_are_read(tmp_path: Path) -> None:
+    events = [event("1:aa", f"e{number}", START, "lpg", model=f"model {number:09} {'x' * 200}") for number in range(12_000)]
+    table = archive_table(events, CATALOGUE, [None] * len(events))
+    for name, sizes in (("many", {"row_group_size": 1_000}), ("overflow", {"dictionary_pagesize_limit": 10_000})):
+        path = tmp_path / f"part-{name}.parquet"
+        pq.write_table(table, path, **sizes)
+        columns = read_events([str(path)], CATALOGUE, EVERYTHING)
+        model = columns.attributes["model"]
+        assert not isinstance(model, np.ndarray)
+        assert [model.values[code] for code in model.codes] == [each.attributes["model"] for each in events]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

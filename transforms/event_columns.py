@@ -109,13 +109,22 @@ def _read(path: str, catalogue: Catalogue, wanted: Wanted) -> pa.Table:
         metadata = pq.ParquetFile(source).metadata
         held = {metadata.schema.column(number).path for number in range(metadata.num_columns)}
         coded = held & {"user", "event_type", *(f"attributes.{name}" for name in texts)}
-        file = pq.ParquetFile(source, metadata=metadata, read_dictionary=sorted(coded))
-        table = file.read(columns=columns, use_threads=False)
-        return _conformed(table, catalogue, wanted)
+        try:
+            groups = _row_groups(source, metadata, columns, coded)
+        except pa.ArrowNotImplementedError:  # a nested column that isn't one dictionary throughout
+            groups = _row_groups(source, metadata, columns, held & {"user", "event_type"})
+        return pa.concat_tables([_conformed(group, catalogue, wanted) for group in groups])
     except Exception as error:  # pyarrow, and FileSystems, raise whatever they find
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         msg = f"archive file == {path}, must be readable Parquet that forecourt archive wrote: {reason}"
         raise ConfigError(msg) from error
+
+
+def _row_groups(source: Any, metadata: pq.FileMetaData, columns: list[str], coded: set[str]) -> list[pa.Table]:
+    """A file's tables, one a row group: of several at once pyarrow can't read nested dictionaries."""
+    file = pq.ParquetFile(source, metadata=metadata, read_dictionary=sorted(coded))
+    groups = [file.read_row_group(number, columns=columns, use_threads=False) for number in range(file.num_row_groups)]
+    return groups or [file.read(columns=columns, use_threads=False)]
 
 
 def _conformed(table: pa.Table, catalogue: Catalogue, wanted: Wanted) -> pa.Table:
