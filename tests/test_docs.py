@@ -165,7 +165,7 @@ def cloud_commands() -> Iterator[Any]:
     for document in DOCUMENTS:
         for block in blocks_of(document):
             for line in block.text.replace("\\\n", "").splitlines() if "no-run" in block.words else ():
-                if line.startswith(("forecourt stream", "forecourt archive")):
+                if line.startswith(("forecourt stream", "forecourt archive", "forecourt nightly")):
                     yield pytest.param(line, id=f"{block.where}-{line.split()[1]}")
 
 
