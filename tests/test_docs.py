@@ -200,7 +200,7 @@ def options_of(command: str) -> frozenset[str]:
         known = known.commands[name]
     options = {option for parameter in known.params for option in parameter.opts}
     options |= set(_OPTION.findall(CliRunner().invoke(forecourt.app, [*command.split(), "--help"]).stdout.replace("[", " ")))
-    if command in {"stream", "archive"}:
+    if command in {"stream", "archive", "nightly", "backtest"}:
         options |= {f"--{name}" for name in PipelineOptions([]).get_all_options()}
     return frozenset({*options, "--help"})
 
