@@ -166,10 +166,9 @@ def publication(config: Config, now: int) -> Change | None:
     published = version in published_in(pointer, past)
     if not published and pointer is not None and config.force is None:
         _check_backtested(config, sha256_of(text))
+    change = _change(config, now, "publish", version, pointer, pointer or Pointer(version), config.force, sha256_of(text))
     store_version(config.releases, version, text)
-    if published:
-        return None
-    return _change(config, now, "publish", version, pointer, pointer or Pointer(version), config.force, sha256_of(text))
+    return None if published else change
 
 
 def trial(config: Config, now: int) -> Change:

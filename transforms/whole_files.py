@@ -132,7 +132,9 @@ def _wait(lock: str, deadline: float, seconds: float) -> None:
 
 
 def _replace_local(path: Path, data: bytes, mode: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sync_folder(path.parent.parent)
     pending = path.with_name(f".{path.name}.new")  # one writer at a time: what a killed one left is written over
     pending.unlink(missing_ok=True)
     file = os.open(pending, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
@@ -143,9 +145,13 @@ def _replace_local(path: Path, data: bytes, mode: int) -> None:
     finally:
         os.close(file)
     pending.replace(path)
-    for folder in (path.parent, path.parent.parent):
-        entries = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(entries)
-        finally:
-            os.close(entries)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    """Make new names in a folder last."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
