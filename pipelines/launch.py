@@ -91,7 +91,7 @@ def launched(
             result = pipeline.run()
             result.wait_until_finish()
     except Exception as error:
-        fault = _fault_in(error) or _fault_told_in(str(error))
+        fault = _fault_in(error) or fault_told_in(str(error))
         if fault is None:
             raise
         raise fault from error
@@ -146,7 +146,7 @@ def _fault_in(error: BaseException | None) -> ForecourtError | None:
     return found
 
 
-def _fault_told_in(text: str) -> ForecourtError | None:
+def fault_told_in(text: str) -> ForecourtError | None:
     """Our own error out of the traceback that a runner with several workers has in an error's place."""
     found = _TOLD.search(text)
     if found is None:
