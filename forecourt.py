@@ -40,6 +40,7 @@ _PARSE_THEMSELVES: Final = {
     "stream": ("pipelines.stream", "The speed layer: events in, segment rows out."),
     "archive": ("pipelines.archive", "Every valid event to Parquet, by event date."),
     "nightly": ("pipelines.nightly", "A day of the archive evaluated, judged and published."),
+    "backtest": ("pipelines.backtest", "A rule change tried on archived days before it ships."),
     "simulate": ("pipelines.simulate", "Reproducible traffic of a marketplace, to Pub/Sub or a file."),
     "replay-dead-letters": ("pipelines.replay", "Dead letters back to where events come from."),
     "demo": ("pipelines.demo", "A simulated marketplace through the stream, its users' segments as a table."),

@@ -14,7 +14,7 @@ setup(
     python_requires=">=3.11",
     py_modules=["forecourt"],
     packages=find_packages(str(_HERE), include=[pattern for name in _PACKAGES for pattern in (name, f"{name}.*")]),
-    package_data={"rules": ["*.yaml"]},
+    package_data={"pipelines": ["*.j2"], "rules": ["*.yaml"]},
     install_requires=[line for line in (_HERE / "requirements.in").read_text().splitlines() if line and not line.startswith("#")],
     entry_points={"console_scripts": ["forecourt=forecourt:main"]},
 )

@@ -88,6 +88,16 @@ def parse_duration(text: str) -> int:
     return int(float(found[1]) * _UNIT_MS[found[2]])
 
 
+def format_duration(length: int) -> str:
+    """Ms → the shortest text that ``parse_duration`` reads as the same.
+
+    >>> format_duration(36 * HOUR_MS), format_duration(10 * DAY_MS), format_duration(1_500)
+    ('36h', '10d', '1500ms')
+    """
+    unit = next(unit for unit in reversed(_UNIT_MS) if length % _UNIT_MS[unit] == 0)
+    return f"{length // _UNIT_MS[unit]}{unit}"
+
+
 def clock_ms() -> int:
     """The system clock, ms UTC: the default of every injected ``now``."""
     return time.time_ns() // 1_000_000
