@@ -1,1 +1,1 @@
-"""Great Expectations suites and the gate that fails closed; they come with the nightly pipeline."""
+"""The quality gate: Great Expectations suites over profiles of a day, and the verdict; ``expectations.gate`` is the way in."""

@@ -37,7 +37,7 @@ class Thresholds(NamedTuple):
     late_share: float = 0.1
     future_share: float = 0.001
     misfiled_share: float = 0.0
-    empty_share: float = 0.95
+    empty_share: float = 0.99
     cell_bytes: int = 1 << 20
 
 

@@ -10,6 +10,7 @@ import pytest
 from rules import QUALITY_PATH
 from schemas.errors import RulesError
 from schemas.quality import Thresholds, parse_thresholds
+from tests.strategies import ROOT
 
 
 def test_the_shipped_file_gives_every_threshold_and_the_defaults() -> None:
@@ -17,6 +18,11 @@ def test_the_shipped_file_gives_every_threshold_and_the_defaults() -> None:
         text = file.read()
     assert parse_thresholds(text, "quality.yaml") == Thresholds()
     assert set(re.findall(r"^(\w+):", text, re.MULTILINE)) == set(Thresholds._fields)
+
+
+def test_the_document_gives_every_threshold_and_its_default() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", (ROOT / "docs/quality.md").read_text(), re.MULTILINE))
+    assert rows == {name: str(value) for name, value in Thresholds()._asdict().items()} | {"sparse": "none"}
 
 
 def test_every_key_is_optional() -> None:
