@@ -114,11 +114,12 @@ def dates_of(directory: str) -> list[str]:
     return sorted({path.replace(os.sep, "/").split("/")[-2].removeprefix("date=") for path in parts_of(directory)})
 
 
-def read_part(path: str) -> pa.Table:
-    """The rows of one file; ``StoreError`` names a file that can't be read."""
+def read_part(path: str, *, coded: bool = False) -> pa.Table:
+    """The rows of one file, ``coded`` with texts that repeat as dictionaries; ``StoreError`` names a file that can't be read."""
     try:
         with FileSystems.open(path, compression_type=_PLAIN) as file:
-            return pq.read_table(io.BytesIO(file.read()), partitioning=None)
+            data = io.BytesIO(file.read())
+        return pq.read_table(data, partitioning=None, read_dictionary=list(_REPEATED) if coded else None)
     except Exception as error:  # FileSystems raises whatever its file system does
         msg = f"archive file == {path}, must be readable Parquet: {_reason_of(error)}"
         raise StoreError(msg) from error

@@ -122,8 +122,8 @@ def cut(item: Item, plan: Plan) -> tuple[Night, list[tuple[int, Any]]]:
     if item.date in plan.profiled:
         night.days[item.date] = profile_of_rows(item.date, parse_date(item.date), events, plan.catalogue)
     if item.date == plan.date:
-        rows = pa.concat_tables([conformed(read_part(path), plan.catalogue) for path in item.paths])
-        night = night._replace(sample=_stream_of(sample_of(rows)))
+        samples = [conformed(sample_of(read_part(path, coded=True)), plan.catalogue) for path in item.paths]
+        night = night._replace(sample=_stream_of(sample_of(pa.concat_tables(samples))))
     conditions = conditions_of(plan.release.active)
     events = between(events, parse_date(plan.dates[0]), plan.end)
     slices = SliceFile(plan.spill)
