@@ -7,7 +7,9 @@ start: 00:00 of --from, by the views before it ^                 ^ end: 24:00 of
 
 from __future__ import annotations
 
+import contextlib
 import html.parser
+import io
 import json
 import re
 import shutil
@@ -161,12 +163,9 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
 @pytest.fixture(scope="module")
 def told(simulated: Place) -> dict[str, Any]:
     """The JSON document of one backtest, which many tests look at."""
-    lines: list[str] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("builtins.print", lambda text, **_: lines.append(text))
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert backtest.run([*simulated.files, *RUN, "--json"]) == 0
-    (text,) = lines
-    found: dict[str, Any] = json.loads(text)
+    found: dict[str, Any] = json.loads(printed.getvalue())
     return found
 
 
