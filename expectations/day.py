@@ -33,14 +33,14 @@ def day_suite(evidence: Evidence, thresholds: Thresholds) -> Suite:
     return suite._replace(frame=suite.frame.append_column("date", [[day.date]]), checks=(dated, *suite.checks))
 
 
-def chance_variation(one: Mapping[str, int], other: Mapping[str, int]) -> float:
-    """The total variation to be expected of two samples of one mix, both not empty.
+def chance_variation(one: Mapping[str, int], other: Mapping[str, int], ones: int, others: int) -> float:
+    """The total variation to be expected of two samples of one mix, both not empty, of so many independent draws.
 
     Half the summed mean absolute deviations of the shares' differences, which are normal with variance
     ``p (1 - p) (1/n + 1/m)``; at most ``sqrt(k / (2 pi) * (1/n + 1/m))`` for k values.
     """
-    pooled, ones, others = Counter(one) + Counter(other), sum(one.values()), sum(other.values())
-    shares = (count / (ones + others) for count in pooled.values())
+    pooled = Counter(one) + Counter(other)
+    shares = (count / pooled.total() for count in pooled.values())
     factor = 2 / math.pi * (1 / ones + 1 / others)
     return sum(math.sqrt(factor * p * (1 - p)) for p in shares) / 2
 
@@ -99,14 +99,19 @@ def _attribute(name: str, day: DayProfile, week: Sequence[DayProfile], threshold
     elif observed is None:
         yield Measure(subject, None, f"at most {brief(thresholds.mix_shift)} from the week's mix", 0, thresholds.mix_shift)
     else:
-        chance = chance_variation(profile.mix, mix)
+        # One user's views are alike, so there are as many draws as users; the week's are mostly the same users each day.
+        draws = (min(day.users, sum(profile.mix.values())), min(max(each.users for each in week), mix.total()))
+        chance = chance_variation(profile.mix, mix, *(max(number, 1) for number in draws))
         bound = thresholds.mix_shift + chance
         why = f"at most {brief(bound)} from the week's mix: {brief(thresholds.mix_shift)} + {brief(chance)} by chance"
         yield Measure(subject, observed, why, 0, bound)
 
 
 def _nulls(name: str, day: DayProfile, week: Sequence[DayProfile], thresholds: Thresholds) -> Measure:
-    """At most ``null_share`` (unless sparse), and at most ``null_rise`` over the week's share and what chance adds."""
+    """At most ``null_share``, and at most ``null_rise`` over the week's share and what chance adds.
+
+    An attribute that is sparse, or that more views of the week lacked, is spared the former.
+    """
     subject, observed = f"{name}: null share", share(day.attributes[name].nulls, day.view_rows)
     most = 1.0 if name in thresholds.sparse else thresholds.null_share
     why = f"at most {brief(most)}"
@@ -116,7 +121,7 @@ def _nulls(name: str, day: DayProfile, week: Sequence[DayProfile], thresholds: T
         before = sum(each.attributes[name].nulls for each in held) / rows
         chance = thresholds.noise_sigmas * math.sqrt(before * (1 - before) * (1 / rows + 1 / day.view_rows))
         risen = before + thresholds.null_rise + chance
-        if risen < most:
+        if risen < most or before > most:
             most = risen
             why = f"at most {brief(most)}: the week's {brief(before)} + {brief(thresholds.null_rise)} + {brief(chance)} by chance"
     return Measure(subject, observed, why, 0, most)

@@ -51,6 +51,7 @@ from transforms.whole_files import alone, read_bytes, replace_bytes
 
 UNEXPLAINED_SHARE: Final = 0.001
 YESTERDAY: Final = "yesterday"
+_WIDE_COLUMNS: Final = 110
 
 
 @dataclasses.dataclass(frozen=True)
@@ -349,7 +350,7 @@ def _show(document: Mapping[str, Any], verdict: Verdict, override: str | None) -
         table.add_column(column, justify="right")
     for row in document["segments"]:
         name = row["segment"] + (" (withdrawn)" if row["withdrawn"] else "")
-        rates = (_share(row, "precision"), _share(row, "recall"), _number(row["lift"]))
+        rates = (_rate(row, "precision", out.width), _rate(row, "recall", out.width), _number(row["lift"]))
         users = (f"{row['members']:,}", f"{row['entered']:,}", f"{row['left']:,}")
         table.add_row(name, *rates, *users, _number(row["flips_per_member"]))
     out.print(table)
@@ -368,10 +369,12 @@ def _show(document: Mapping[str, Any], verdict: Verdict, override: str | None) -
     out.print(f"{document['events']:,} events of the day, {document['seconds']:.1f} s")
 
 
-def _share(row: Mapping[str, Any], name: str) -> str:
+def _rate(row: Mapping[str, Any], name: str, width: int) -> str:
+    """A rate, with its interval where the screen is wide enough."""
     if row[name] is None:
         return "–"
-    return f"{row[name]:.3f} ({row[f'{name}_low']:.2f}–{row[f'{name}_high']:.2f})"
+    interval = f" ({row[f'{name}_low']:.2f}–{row[f'{name}_high']:.2f})" if width >= _WIDE_COLUMNS else ""
+    return f"{row[name]:.3f}{interval}"
 
 
 def _number(value: float | None) -> str:
