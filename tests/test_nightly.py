@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 import forecourt
-from pipelines import archive, nightly, simulate, stream
+from pipelines import archive, nightly, release, simulate, stream
 from schemas.errors import ConfigError
 from schemas.instants import DAY_MS, clock_ms, date_of, format_instant, parse_date
 from schemas.profile_row import Membership, encode_cell
@@ -299,6 +299,30 @@ def test_rows_that_nothing_explains_stop_the_rows_but_not_the_metrics(
     assert metrics_in(place)
     assert store.read_row(key).membership == wrong, "rows are not published"
     store.close()
+
+
+def test_rows_get_what_the_release_has_for_their_user(place: Place, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    releases = f"{tmp_path}/releases"
+    candidate = {**RULES, "version": 6, "segments": [{**RULES["segments"][0], "enter": 0.3, "exit": 0.2}]}
+    (tmp_path / "candidate.yaml").write_text(yaml.safe_dump(candidate))
+    for command in (
+        ["publish", str(place.rules)],
+        ["publish", str(tmp_path / "candidate.yaml"), "--force", "a test"],
+        ["canary", "6", "--percent", "40"],
+    ):
+        assert release.run([*command, "--releases", releases, "--by", "ann"]) == 0
+    store = open_store(f"sqlite:///{tmp_path}/profiles.db")
+    store.init()
+    told = night(capfd, [*place.options("--store", store.uri), "--rules", releases])
+    assert told.status == 0, told
+    assert told.document["rule_version"] == 5
+    rows = list(store.scan())
+    versions = {row.key: row.membership.rule_version for row in rows if row.membership is not None}
+    canaries = {key for key, version in versions.items() if version == 6}
+    assert 0.3 < len(canaries) / len(versions) < 0.5
+    assert {row.key for row in rows if row.candidate is None} == canaries, "everybody else has a shadow"
+    told = night(capfd, [*place.options("--store", store.uri), "--rules", releases])
+    assert told.document["parity"] == {"agree": len(versions)}
 
 
 # --- the gate ------------------------------------------------------------------------------------------------------------
