@@ -27,7 +27,7 @@ from schemas.instants import DAY_MS, clock_ms, format_instant
 from schemas.pseudonym import Pseudonyms
 from serving.keys import KEY_VARIABLE, load_key
 from serving.store import Store, open_store
-from transforms.membership import MAX_VIEWS
+from transforms.kernel import MAX_VIEWS
 
 PROBES_PER_S: Final = 10
 USER_EVENTS: Final = 40  # a user in nine days

@@ -165,7 +165,7 @@ def _kernel_result(name: str, archive: Path, date: str, rules: RuleSet, say: Cal
     times, bits = shard.times[shard.views], shard.bits[shard.views]
     call = (times, bits, places, parse_date(date), 1, *Rules(rules).arrays)
     days_of(*call)
-    rounds = []
+    rounds: list[float] = []
     for _ in range(KERNEL_ROUNDS):
         began = time.process_time()
         days_of(*call)

@@ -20,7 +20,8 @@ from tests import reference
 from tests.reference import DAY_MS, SeenView
 from tests.strategies import START, Spec, attributes, rule_specs, rules_of, seen_views, views_of_seen
 from transforms import membership
-from transforms.membership import MAX_VIEWS, Views, evaluate
+from transforms.kernel import MAX_VIEWS
+from transforms.membership import Views, evaluate
 from transforms.windows import views_of
 
 ELECTRIC: dict[str, Any] = {"when": {"fuel_type": "electric"}}

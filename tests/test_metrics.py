@@ -107,7 +107,7 @@ def test_a_metrics_folder_gives_back_what_was_put(tmp_path: Path) -> None:
 
 
 def test_a_fault_is_found_in_the_traceback_that_a_worker_sent() -> None:
-    text = "Traceback\n  File x\nschemas.errors.ConfigError: file == a, must be b\n\nDuring\nRuntimeError: schemas.errors.StoreError: c [x]"
+    text = "Traceback\n  File x\nschemas.errors.ConfigError: file == a, must be b\n\nRuntimeError: schemas.errors.StoreError: c [x]"
     fault = fault_told_in(text)
     assert type(fault) is ConfigError
     assert str(fault) == "file == a, must be b"

@@ -16,9 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-import forecourt
 from pipelines import archive, nightly, release, simulate, stream
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, ForecourtError
 from schemas.instants import DAY_MS, clock_ms, date_of, format_instant, parse_date
 from schemas.profile_row import Membership, encode_cell
 from schemas.pseudonym import Pseudonyms, key_of
@@ -120,7 +119,7 @@ def night(capfd: pytest.CaptureFixture[str], options: list[str]) -> Told:
     capfd.readouterr()
     try:
         status = nightly.run(options)
-    except forecourt.ForecourtError as fault:
+    except ForecourtError as fault:
         return Told(fault.exit_status, {}, str(fault))
     printed = capfd.readouterr()
     return Told(status, json.loads(printed.out), printed.err)

@@ -97,14 +97,14 @@ def test_each_event_is_once_in_the_shard_of_its_user(
                 best[key] = each
     expected = sorted((user, each.event_time, each.event_id, each.event_type == "listing_view") for (user, _), each in best.items())
     assert sorted((user, time, event_id, view) for part in found for user, event_id, time, view, _ in part) == expected
-    for part in found:
-        assert [(row[0], row[2]) for row in part] == sorted((row[0], row[2]) for row in part) or len({row[0] for row in part}) > 1
+    for rows in found:
+        assert [(row[0], row[2]) for row in rows] == sorted((row[0], row[2]) for row in rows) or len({row[0] for row in rows}) > 1
     if packed:
         electric = {key: b"electric" in each.packed for key, each in best.items() if each.event_type == "listing_view"}
-        assert {(row[0], row[1]): row[4] for part in found for row in part if row[3]} == electric
+        assert {(row[0], row[1]): row[4] for rows in found for row in rows if row[3]} == electric
     of_user: dict[str, set[int]] = {}
-    for number, part in enumerate(found):
-        for row in part:
+    for number, rows in enumerate(found):
+        for row in rows:
             of_user.setdefault(row[0], set()).add(number)
     assert all(len(numbers) == 1 for numbers in of_user.values())
 

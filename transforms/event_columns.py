@@ -146,9 +146,7 @@ def _conformed(table: pa.Table, catalogue: Catalogue, wanted: Wanted) -> pa.Tabl
         held = dict(zip([field.name for field in struct.type], struct.flatten(), strict=True))
     for name in wanted.attributes:
         kind = text if catalogue.attributes[name].kind == "category" else pa.float64()
-        array = held.get(name)
-        same = array is not None and (pa.types.is_floating(array.type) if kind == pa.float64() else _is_text(array.type))
-        columns[f"attributes.{name}"] = pa.chunked_array([array.cast(kind) if same else pa.nulls(len(table), kind)])
+        columns[f"attributes.{name}"] = pa.chunked_array([_of_kind(held.get(name), kind, len(table))])
     if wanted.received:
         columns["received_at"] = table["received_at"].cast(pa.timestamp("ms", tz="UTC")).cast(pa.int64())
     if wanted.links:
@@ -156,8 +154,15 @@ def _conformed(table: pa.Table, catalogue: Catalogue, wanted: Wanted) -> pa.Tabl
     return pa.table(columns)
 
 
+def _of_kind(array: pa.Array | None, kind: pa.DataType, rows: int) -> pa.Array:
+    """The column as this kind; nulls where there is none, or one of another kind: a text "12" is no number."""
+    if array is None or not (pa.types.is_floating(array.type) if kind == pa.float64() else _is_text(array.type)):
+        return pa.nulls(rows, kind)
+    return array.cast(kind)
+
+
 def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind.value_type if pa.types.is_dictionary(kind) else kind)
+    return bool(pa.types.is_string(kind.value_type if pa.types.is_dictionary(kind) else kind))
 
 
 def _columns_of(tables: Sequence[pa.Table], catalogue: Catalogue, wanted: Wanted) -> EventColumns:

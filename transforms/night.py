@@ -103,7 +103,7 @@ def nothing(plan: Plan) -> Night:
 def added(nights: Iterable[Night]) -> Night:
     """The parts of a night as one; at least one part."""
     parts = list(nights)
-    counts = np.sum([part.counts for part in parts], axis=0, dtype=np.int64).tolist()
+    counts: list[list[int]] = np.array([part.counts for part in parts], np.int64).sum(axis=0).tolist()
     dates = sorted({date for part in parts for date in part.days})
     days = {date: merged(part.days[date] for part in parts if date in part.days) for date in dates}
     samples = [pa.ipc.open_stream(part.sample).read_all() for part in parts if part.sample]

@@ -121,7 +121,7 @@ def packed_of(events: EventColumns) -> Categories:
         codes = _ranked(codes * (int(part.max(initial=0)) + 2) + part + 1)
     first = np.zeros(int(codes.max(initial=-1)) + 1, np.int64)
     first[codes[::-1]] = np.arange(len(codes))[::-1]
-    values = [pack_attributes(_attributes_at(events, names, place)).decode("latin-1") for place in first]
+    values = [pack_attributes(_attributes_at(events, names, place)).decode("latin-1") for place in first.tolist()]
     return Categories(codes.astype(np.int32), values)
 
 
@@ -145,7 +145,7 @@ def shard_of(slices: Iterable[pa.Table]) -> Shard:
     codes = users.codes[order]
     present = np.flatnonzero(np.bincount(codes, minlength=len(users.values)))
     return Shard(
-        [users.values[code] for code in present],
+        [users.values[code] for code in present.tolist()],
         np.append(np.searchsorted(codes, present), len(codes)).astype(np.int64),
         ids.take(pa.array(order)),
         table["time"].to_numpy()[order],
@@ -241,7 +241,7 @@ def _in_order(users: NDArray[np.int32], times: NDArray[np.int64], ids: pa.Array,
     """The order by user and time; by event id too where that can matter, among the views of a user who has more than count."""
     if not len(times):
         return np.zeros(0, np.int64)
-    order = _by_user_and_time(users, times)
+    order: NDArray[np.int64] = _by_user_and_time(users, times)
     keys, ordered = users[order], times[order]
     equal = (np.diff(keys) == 0) & (np.diff(ordered) == 0)
     tied = np.append(False, equal) | np.append(equal, False)

@@ -27,7 +27,8 @@ from serving.store import RowUpdate, Store, WindowRead, open_store
 from transforms.batch import Batch
 from transforms.canary import Prepared, answers_of, prepared
 from transforms.counters import APPLIED, DUPLICATE, REFUSED, count
-from transforms.membership import MAX_VIEWS, Views, warm_up
+from transforms.kernel import MAX_VIEWS
+from transforms.membership import Views, warm_up
 from transforms.patience import patiently
 from transforms.rules_file import RulesFile
 
