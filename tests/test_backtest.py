@@ -621,6 +621,7 @@ def test_with_a_rules_file_nothing_is_recorded(place: Place, run: Run) -> None:
             ["--from", "2026-06-01", "--to", "2026-06-02"],
             "must have dates of the archive .*archive: it has 2026-05-03 to 2026-05-19",
         ),
+        (["--from", "2026-05-21", "--to", "2026-05-22"], "--from 2026-05-21 --to 2026-05-22, must have dates of the archive"),
         ([*RUN, "--candidate", "{folder}/old.yaml"], "old.yaml, must differ from --rules == .*old.yaml: both are version 3, alike"),
         ([*RUN, "--candidate", "{folder}/none.yaml"], "file == .*none.yaml, must be readable"),
         ([*RUN, "--candidate", "{folder}/broken.yaml"], r"broken.yaml:1:2: segments == 3, must be a list"),
