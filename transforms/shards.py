@@ -91,24 +91,33 @@ def shards_for(items: Sequence[Item], workers: int) -> int:
 def slices_of(events: EventColumns, conditions: Sequence[Any], shards: int, *, packed: bool) -> Iterator[tuple[int, pa.Table]]:
     """(shard, its events) of every shard that has any; ``packed``: with their attributes and links."""
     shard_of_user = (hashes_of(events.users.dictionary) % np.uint64(shards)).astype(np.int16 if shards < 1 << 15 else np.int64)
-    shard = shard_of_user[events.users.indices.to_numpy()]
-    order = np.argsort(shard, kind="stable")
-    edges = np.searchsorted(shard[order], np.arange(shards + 1))
+    users = events.users.indices.to_numpy()
+    order = np.argsort(shard_of_user[users], kind="stable")
+    edges = np.searchsorted(shard_of_user[users][order], np.arange(shards + 1))
+    bits = bits_of(conditions, events.attributes, len(events))
     columns = {
-        "user": events.users,
         "id": events.ids,
         "hash": pa.array(events.hashes),
         "time": pa.array(events.times),
         "view": pa.array(events.views),
+        **{f"{_BITS}{word}": pa.array(bits[:, word]) for word in range(bits.shape[1])},
     }
-    bits = bits_of(conditions, events.attributes, len(events))
-    columns |= {f"{_BITS}{word}": pa.array(bits[:, word]) for word in range(bits.shape[1])}
+    coded = {"user": (users, events.users.dictionary)}
     if packed:
-        columns |= {"packed": _coded(packed_of(events)), "linked": pa.array(events.linked)}
+        attributes = packed_of(events)
+        columns["linked"] = pa.array(events.linked)
+        coded["packed"] = (attributes.codes, pa.array(attributes.values, pa.string()))
     table = pa.table(columns)
     for number in range(shards):
-        if edges[number] < edges[number + 1]:
-            yield number, table.take(order[edges[number] : edges[number + 1]])
+        rows = order[edges[number] : edges[number + 1]]
+        if len(rows):
+            part = table.take(rows)
+            for name, (codes, values) in coded.items():  # with the values that the slice has alone: a slice is to be small
+                used = np.zeros(len(values), np.bool_)
+                used[codes[rows]] = True
+                places = (np.cumsum(used, dtype=np.int32) - 1)[codes[rows]]
+                part = part.append_column(name, pa.DictionaryArray.from_arrays(places, values.filter(pa.array(used))))
+            yield number, part
 
 
 def packed_of(events: EventColumns) -> Categories:
@@ -192,10 +201,6 @@ def _sizes_of(paths: Sequence[str]) -> list[tuple[str, int]]:
         {file.path: file.size_in_bytes for match in FileSystems.match(list(paths)) for file in match.metadata_list} if paths else {}
     )
     return sorted(found.items())
-
-
-def _coded(column: Categories) -> pa.DictionaryArray:
-    return pa.DictionaryArray.from_arrays(pa.array(column.codes), pa.array(column.values, pa.string()))
 
 
 def _categories(column: pa.ChunkedArray) -> Categories:
