@@ -15,6 +15,7 @@ import dataclasses
 import json
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from expectations.gate import Evidence, Verdict, judge, quality_table, verdict_text
+from expectations.validation import warm_up
 from pipelines.batch import add_workers_option, batch_options, check_workers, evaluated, slices_folder
 from pipelines.launch import DATAFLOW, add_runner_options, dry_run, launched
 from rules import CATALOGUE_PATH, QUALITY_PATH, RULES_PATH
@@ -256,6 +258,7 @@ def _evaluated(config: Config, options: Any, plan: Plan, items: Sequence[Item]) 
     def graph(pipeline: beam.Pipeline) -> Any:
         return build(pipeline, plan, items, path)
 
+    threading.Thread(target=warm_up, daemon=True).start()
     return decode_night(evaluated(config.runner, options, graph, "nightly", size=plan.size, path=path))
 
 
