@@ -20,7 +20,8 @@ body { font: 14px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-
 h1 { font-size: 1.6rem } h2 { font-size: 1.25rem; margin-top: 2.5rem; border-bottom: 2px solid #ccc }
 h5 { font-size: 1rem; margin: 1.2rem 0 .3rem } h6 { font-size: .9rem; margin: .6rem 0 .2rem }
 table { border-collapse: collapse; width: 100%; margin: .3rem 0 } td, th { border: 1px solid #ddd; padding: .25rem .5rem }
-td, th { text-align: left; vertical-align: top; overflow-wrap: break-word } th { background: #f4f4f4 } pre, p { margin: 0 }
+td, th { text-align: left; vertical-align: top; overflow-wrap: break-word }
+th { background: #f4f4f4; white-space: nowrap } pre, p { margin: 0 }
 .failed { color: #b00020; font-weight: 600 } .passed { color: #1b6e2e; font-weight: 600 }
 i.fa-check-circle::before { content: "passed"; color: #1b6e2e; font-style: normal }
 i.fa-times::before { content: "failed"; color: #b00020; font-style: normal; font-weight: 600 }
