@@ -37,6 +37,10 @@ class ConfigError(ForecourtError):
     exit_status = EXIT_UNUSABLE_INPUT
 
 
+class StoppedError(ForecourtError):
+    """Nobody's fault: a signal asked a job to stop before it had come to its end."""
+
+
 class StoreError(ForecourtError):
     """The store's fault, and for good: retrying the same call doesn't help."""
 

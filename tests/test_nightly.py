@@ -8,6 +8,10 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -485,3 +489,16 @@ def test_nothing_is_left_of_a_run(place: Place, capfd: pytest.CaptureFixture[str
 def test_a_dry_run_checks_the_graph_and_does_nothing(place: Place) -> None:
     assert nightly.run([*place.options(), "--dry_run"]) == 0
     assert not place.metrics.exists()
+
+
+def test_a_signal_stops_the_night_and_nothing_is_published(place: Place) -> None:
+    command = [sys.executable, "-m", "forecourt", "nightly", *place.options()]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not list(place.metrics.glob("_slices-*/*.slices")) and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    out, errors = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, "")
+    assert errors == "forecourt: stopped by a signal before the end; running it again starts anew\n"
+    assert not metrics_in(place)
+    assert {path.name for path in place.metrics.iterdir()} <= {"_lock", "_staging"}

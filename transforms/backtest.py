@@ -27,6 +27,7 @@ from transforms.event_columns import Wanted, between, read_events
 from transforms.kernel import COUNTS, INSIDE_AT_END, MEMBERS, days_of
 from transforms.membership import RuleArrays, Rules, conditions_of
 from transforms.shards import WORK, Item, Shard, ShardByUser, SliceFile, shard_of, slice_at, slices_of
+from transforms.stopping import go_on
 from transforms.sweep import swept
 
 MAX_MOVERS: Final = 20
@@ -231,6 +232,7 @@ class _WalkDays(beam.DoFn):  # type: ignore[misc]
         self._arrays = Rules(RuleSet(self._plan.new.version, self._plan.trials.rules)).arrays
 
     def process(self, slices: tuple[int, Iterable[Any]]) -> Iterator[Tally]:
+        go_on()
         yield tally_of(shard_of(map(slice_at, slices[1])), self._plan, self._arrays)
         count(WORK, self._plan.size // self._plan.shards)
 

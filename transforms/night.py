@@ -32,6 +32,7 @@ from transforms.membership import conditions_of
 from transforms.profiling import profile_of_rows, profiles_of_events, sample_of
 from transforms.publishing import merged_rows, review_rows
 from transforms.shards import WORK, Item, Shard, ShardByUser, SliceFile, shard_of, slice_at, slices_of
+from transforms.stopping import go_on
 
 PROFILED_DAYS: Final = 8  # the day and the week before it
 WINDOW_DAYS: Final = MAX_WINDOW_MS // DAY_MS
@@ -202,6 +203,7 @@ class _CutSlices(beam.DoFn):  # type: ignore[misc]
         self._plan = plan
 
     def process(self, item: Item) -> Iterator[Any]:
+        go_on()
         night, slices = cut(item, self._plan)
         count(WORK, item.size)
         yield from slices
@@ -216,6 +218,7 @@ class _EvaluateShard(beam.DoFn):  # type: ignore[misc]
         self._rules = prepared(self._plan.release)
 
     def process(self, slices: tuple[int, Iterable[Any]]) -> Iterator[Night]:
+        go_on()
         number, places = slices
         yield evaluate_shard(shard_of(map(slice_at, places)), number, self._plan, self._rules)
         count(WORK, self._plan.size // self._plan.shards)

@@ -29,6 +29,7 @@ from transforms.kernel import MAX_VIEWS
 from transforms.membership import Views
 from transforms.patience import patiently
 from transforms.shards import Shard
+from transforms.stopping import go_on
 from transforms.windows import distinct_cells, kept_views, read_whole_windows, refresh_rows
 
 ROWS_AT_ONCE: Final = 250
@@ -174,6 +175,7 @@ class _Publish(beam.DoFn):  # type: ignore[misc]
         with FileSystems.open(path, compression_type=_PLAIN) as file:
             table = pa.ipc.open_stream(file.read()).read_all()
         for page in _pages(zip(table["key"].to_pylist(), table["base"].to_pylist(), strict=True)):
+            go_on()
             lost = patiently(lambda page=page: publish_rows(self._store, self._rules, page, self._end))  # type: ignore[misc]
             count(REFUSED_ROWS, len(lost))
             count(APPLIED, len(page) - len(lost))

@@ -6,6 +6,8 @@ import signal
 import threading
 from typing import Any, Final
 
+from schemas.errors import StoppedError
+
 STOPPING: Final = threading.Event()
 
 
@@ -14,6 +16,13 @@ def stop_on_signals() -> None:
     STOPPING.clear()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _ask)
+
+
+def go_on() -> None:
+    """Return while nobody has asked a batch job to stop; ``StoppedError`` afterwards. Running it again starts anew."""
+    if STOPPING.is_set():
+        msg = "stopped by a signal before the end; running it again starts anew"
+        raise StoppedError(msg)
 
 
 def _ask(number: int, _: Any) -> None:
