@@ -39,7 +39,8 @@ from transforms.kernel import days_of
 from transforms.membership import Rules, conditions_of
 from transforms.night import Plan, wanted_of
 from transforms.rules_file import load_catalogue
-from transforms.shards import items_of, shard_of, slices_of
+from transforms.shards import shard_of
+from transforms.slices import items_of, slices_of
 
 DAYS: Final = 11  # the day and the ten before it: what a day without rows to publish reads
 KERNEL_ROUNDS: Final = 7

@@ -41,7 +41,7 @@ from transforms.backtest import Plan, Tally, TryRules, decode_tally, encode_tall
 from transforms.comparison import segments_of
 from transforms.release_folder import is_release_folder, record_backtest, release_of
 from transforms.rules_file import load_catalogue, texts_at
-from transforms.shards import Item, items_of, shards_for
+from transforms.slices import Item, items_of, shards_for
 from transforms.whole_files import read_bytes, replace_bytes
 
 MAX_DAYS: Final = 100

@@ -16,7 +16,7 @@ from pipelines.file_source import FileProgress
 from pipelines.launch import LOCAL, launched, pipeline_options
 from schemas.errors import ConfigError
 from transforms.counters import counted_here
-from transforms.shards import WORK
+from transforms.slices import WORK
 from transforms.whole_files import read_bytes
 
 MAX_WORKERS = 64

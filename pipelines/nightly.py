@@ -17,43 +17,40 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
-from rich.console import Console
-from rich.table import Table
 
-from expectations.gate import Evidence, Verdict, judge, quality_table, verdict_text
+from expectations.gate import Evidence, Verdict, judge, quality_table
 from expectations.validation import warm_up
 from pipelines.batch import add_workers_option, batch_options, check_workers, evaluated, slices_folder
 from pipelines.launch import DATAFLOW, add_runner_options, dry_run, launched
+from pipelines.nightly_report import parity_table, show, verdict_document, volume_table
 from rules import CATALOGUE_PATH, QUALITY_PATH, RULES_PATH
 from schemas.catalogue import Catalogue
-from schemas.day_profile import DayProfile, empty_profile
+from schemas.day_profile import empty_profile
 from schemas.errors import EXIT_FAILED, EXIT_GATE_CLOSED, EXIT_OK, ConfigError, shown
 from schemas.instants import DAY_MS, clock_ms, date_of, parse_date
 from schemas.quality import Thresholds, parse_thresholds
 from schemas.release import Release
 from schemas.safe_yaml import MAX_BYTES
-from schemas.tables import PARITY, VOLUME
 from serving.store import check_uri, open_store
 from serving.withdrawn import WITHDRAWN, encode_withdrawn
 from transforms.archive_files import check_archive_path, dates_of
 from transforms.metrics import DayCounts, segments_table
 from transforms.metrics_files import check_metrics_path, dates_with_metrics, last_segments, parquet_of, write_metrics
 from transforms.night import EvaluateNight, Night, Plan, decode_night, encode_night, nothing, sample_in
-from transforms.publishing import AGREE, OUTCOMES, REFUSED_ROWS, PublishRows
+from transforms.publishing import REFUSED_ROWS, PublishRows
 from transforms.rules_file import load_catalogue, load_release
-from transforms.shards import Item, items_of, shards_for
+from transforms.slices import Item, items_of, shards_for
 from transforms.whole_files import alone, read_bytes, replace_bytes
 
 UNEXPLAINED_SHARE: Final = 0.001
 YESTERDAY: Final = "yesterday"
-_WIDE_COLUMNS: Final = 110
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,27 +175,6 @@ def evidence_of(night: Night, plan: Plan, segments: pa.Table, archived: Sequence
     return Evidence(day, profiles[day], week, missing, sample, plan.catalogue, segments, night.rows)
 
 
-def parity_table(date: str, outcomes: Mapping[str, int]) -> pa.Table:
-    """A row an outcome, also those that nobody had; without users when nothing was compared."""
-    compared = sum(outcomes.values())
-    rows = [
-        {
-            "date": date,
-            "outcome": name,
-            "users": outcomes.get(name, 0),
-            "share": outcomes.get(name, 0) / compared if compared else None,
-        }
-        for name in OUTCOMES
-    ]
-    return pa.Table.from_pylist(rows, schema=PARITY)
-
-
-def volume_table(profiles: Sequence[DayProfile]) -> pa.Table:
-    """A row a date that was profiled."""
-    rows = [{**profile._asdict(), "duplicates": profile.duplicates} for profile in profiles]
-    return pa.Table.from_pylist([{name: row[name] for name in VOLUME.names} for row in rows], schema=VOLUME)
-
-
 def _due_dates(config: Config, date: str) -> list[str]:
     """The dates to run, in order: ``date``, and to catch up those of the archive since the last one with metrics."""
     archived = dates_of(config.archive)
@@ -240,13 +216,13 @@ def _night(config: Config, options: Any, given: Given, date: str) -> Outcome:
         "date": date,
         "rule_version": given.release.active.version,
         "events": night.days[date].events if date in night.days else 0,
-        "verdict": _verdict_document(verdict, config.override),
+        "verdict": verdict_document(verdict, config.override),
         "segments": segments.drop_columns(["date", "rule_version"]).to_pylist(),
         **outcome.document,
         "seconds": round(time.monotonic() - began, 3),
     }
     if not config.as_json:
-        _show(document, verdict, config.override)
+        show(document, verdict, config.override)
     return Outcome(outcome.status, document)
 
 
@@ -332,53 +308,3 @@ def _docs_folder(config: Config, date: str) -> str | None:
 def _write_night(night: Night, to: str) -> int:
     replace_bytes(to, encode_night(night))
     return 1
-
-
-def _verdict_document(verdict: Verdict, override: str | None) -> dict[str, Any]:
-    failed = [finding._asdict() for finding in verdict.findings if not finding.success]
-    return {
-        "passed": verdict.passed,
-        "expectations": len(verdict.findings),
-        "failed": failed,
-        "override": override,
-        "docs": verdict.docs,
-    }
-
-
-def _show(document: Mapping[str, Any], verdict: Verdict, override: str | None) -> None:
-    out = Console()
-    table = Table(title=f"{document['date']}, rules version {document['rule_version']}", title_justify="left")
-    table.add_column("segment")
-    for column in ("precision", "recall", "lift", "members", "entered", "left", "flips/member"):
-        table.add_column(column, justify="right")
-    for row in document["segments"]:
-        name = row["segment"] + (" (withdrawn)" if row["withdrawn"] else "")
-        rates = (_rate(row, "precision", out.width), _rate(row, "recall", out.width), _number(row["lift"]))
-        users = (f"{row['members']:,}", f"{row['entered']:,}", f"{row['left']:,}")
-        table.add_row(name, *rates, *users, _number(row["flips_per_member"]))
-    out.print(table)
-    for row in document["segments"]:
-        if row["withdrawn"]:
-            out.print(f"{row['segment']} is withdrawn: {row['withdrawn_why']}", soft_wrap=True)
-    out.print(verdict_text(verdict, override), soft_wrap=True, highlight=False, markup=False)
-    if document["parity"]:
-        agree, compared = document["parity"].get(AGREE, 0), sum(document["parity"].values())
-        others = ", ".join(f"{number:,} {name}" for name, number in document["parity"].items() if name != AGREE)
-        out.print(f"parity: {agree:,} of {compared:,} rows agree" + (f"; {others}" if others else ""))
-    if document["published"] is not None:
-        out.print(f"{document['published']:,} rows published")
-    elif not verdict.passed and override is None:
-        out.print("nothing was published: the last good rows and metrics stay")
-    out.print(f"{document['events']:,} events of the day, {document['seconds']:.1f} s")
-
-
-def _rate(row: Mapping[str, Any], name: str, width: int) -> str:
-    """A rate, with its interval where the screen is wide enough."""
-    if row[name] is None:
-        return "–"
-    interval = f" ({row[f'{name}_low']:.2f}–{row[f'{name}_high']:.2f})" if width >= _WIDE_COLUMNS else ""
-    return f"{row[name]:.3f}{interval}"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"

@@ -44,7 +44,8 @@ from tests.strategies import CATALOGUE, ROOT
 from transforms import backtest as module
 from transforms.backtest import MAX_MOVERS, Plan, Tally, added, cut, decode_tally, encode_tally, first_movers, nothing, tally_of
 from transforms.membership import Rules
-from transforms.shards import items_of, shard_of, slice_at
+from transforms.shards import shard_of
+from transforms.slices import items_of, slice_at
 from transforms.sweep import THRESHOLDS, f_beta, suggested, swept
 
 KEY = "backtest-tests-" + "k" * 32

@@ -23,7 +23,8 @@ from tests.strategies import CATALOGUE, START
 from transforms.event_columns import EventColumns, Wanted, hashes_of, read_events
 from transforms.kernel import MAX_VIEWS
 from transforms.profiling import profile_of_rows, sample_of
-from transforms.shards import Shard, SliceFile, items_of, packed_of, shard_of, slice_at, slices_of
+from transforms.shards import Shard, shard_of
+from transforms.slices import SliceFile, items_of, packed_of, slice_at, slices_of
 
 ELECTRIC = Equals("fuel_type", frozenset({"electric"}))
 EVERYTHING = Wanted(tuple(sorted(CATALOGUE.attributes)), received=True, links=True)
@@ -187,13 +188,13 @@ def test_a_file_that_is_no_archives_is_named(tmp_path: Path, change: Any, messag
 
 
 def test_items_are_the_files_of_a_date_in_bearable_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from transforms import shards
+    from transforms import slices
 
     for date in ("2026-01-01", "2026-01-02"):
         (tmp_path / f"date={date}").mkdir()
         for number in range(5):
             (tmp_path / f"date={date}" / f"part-{number}.parquet").write_bytes(b"x" * 100)
-    monkeypatch.setattr(shards, "ITEM_BYTES", 250)
+    monkeypatch.setattr(slices, "ITEM_BYTES", 250)
     items = items_of(str(tmp_path), ["2026-01-01", "2026-01-02", "2026-01-03"])
     assert [(item.date, len(item.paths), item.size) for item in items] == [
         (date, files, 100 * files) for date in ("2026-01-01", "2026-01-02") for files in (3, 2)

@@ -26,7 +26,8 @@ from transforms.counters import READ, count
 from transforms.event_columns import Wanted, between, read_events
 from transforms.kernel import COUNTS, INSIDE_AT_END, MEMBERS, days_of
 from transforms.membership import RuleArrays, Rules, conditions_of
-from transforms.shards import WORK, Item, Shard, ShardByUser, SliceFile, shard_of, slice_at, slices_of
+from transforms.shards import Shard, shard_of
+from transforms.slices import WORK, Item, SliceFile, slice_at, slices_of
 from transforms.stopping import go_on
 from transforms.sweep import swept
 
@@ -218,7 +219,7 @@ class TryRules(beam.PTransform):  # type: ignore[misc]
         return (
             items
             | "CutSlices" >> beam.FlatMap(cut, self.plan).with_output_types(tuple[int, Any])
-            | "ShardByUser" >> ShardByUser()
+            | "ShardByUser" >> beam.GroupByKey()
             | "WalkDays" >> beam.ParDo(_WalkDays(self.plan)).with_output_types(Tally)
             | "AddUp" >> beam.CombineGlobally(functools.partial(_sum_of, self.plan)).with_output_types(Tally)
         )

@@ -31,7 +31,8 @@ from transforms.kernel import COUNTS, days_of
 from transforms.membership import conditions_of
 from transforms.profiling import profile_of_rows, profiles_of_events, sample_of
 from transforms.publishing import merged_rows, review_rows
-from transforms.shards import WORK, Item, Shard, ShardByUser, SliceFile, shard_of, slice_at, slices_of
+from transforms.shards import Shard, shard_of
+from transforms.slices import WORK, Item, SliceFile, slice_at, slices_of
 from transforms.stopping import go_on
 
 PROFILED_DAYS: Final = 8  # the day and the week before it
@@ -188,7 +189,7 @@ class EvaluateNight(beam.PTransform):  # type: ignore[misc]
         ).with_outputs(PARTIAL, main=SLICES)
         evaluated = (
             cut_up[SLICES]
-            | "ShardByUser" >> ShardByUser()
+            | "ShardByUser" >> beam.GroupByKey()
             | "EvaluateShards" >> beam.ParDo(_EvaluateShard(self.plan)).with_output_types(Night)
         )
         return (
