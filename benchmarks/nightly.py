@@ -74,8 +74,8 @@ class KernelResult(NamedTuple):
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """The sizes in a command line."""
     parser = argparse.ArgumentParser(prog="benchmarks.nightly", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--events", type=int, default=10_000_000, help="(default: %(default)s; memory also with twice as many)")
-    parser.add_argument("--users", type=int, default=200_000, help="(default: %(default)s)")
+    parser.add_argument("--events", type=int, default=20_000_000, help="(default: %(default)s; memory also with twice as many)")
+    parser.add_argument("--users", type=int, default=400_000, help="(default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="of each job; the median counts (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="(default: %(default)s)")
     parser.add_argument("--no-peers", action="store_true", help="leave DuckDB and pandas out")

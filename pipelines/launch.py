@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import re
+import shutil
 import sys
 import threading
 import time
@@ -103,6 +104,7 @@ def dry_run(build: Callable[[beam.Pipeline], Any]) -> int:
     pipeline = beam.Pipeline(runner=local_runner(), options=PipelineOptions(["--streaming"]))
     build(pipeline)
     pipeline.to_runner_api()
+    shutil.rmtree(pipeline.local_tempdir, ignore_errors=True)  # which only a run removes
     print("the graph is sound; nothing was run", file=sys.stderr)
     return 0
 
