@@ -39,12 +39,6 @@ def validated(suite: Suite, *, render: bool) -> Outcome:
         return Outcome(findings, _page(result) if render else "")
 
 
-def warm_up() -> None:
-    """Import Great Expectations, which takes seconds: in a thread, while something else is being waited for."""
-    with _quiet():
-        import great_expectations  # noqa: F401
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """No telemetry, warnings or log lines: stdout and stderr are the command's."""

@@ -15,7 +15,6 @@ import dataclasses
 import json
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +25,6 @@ import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
 from expectations.gate import Evidence, Verdict, judge, quality_table
-from expectations.validation import warm_up
 from pipelines.batch import add_workers_option, batch_options, check_workers, evaluated, slices_folder
 from pipelines.launch import DATAFLOW, add_runner_options, dry_run, launched
 from pipelines.nightly_report import parity_table, show, verdict_document, volume_table
@@ -234,7 +232,6 @@ def _evaluated(config: Config, options: Any, plan: Plan, items: Sequence[Item]) 
     def graph(pipeline: beam.Pipeline) -> Any:
         return build(pipeline, plan, items, path)
 
-    threading.Thread(target=warm_up, daemon=True).start()
     return decode_night(evaluated(config.runner, options, graph, "nightly", size=plan.size, path=path))
 
 
