@@ -13,7 +13,17 @@ from typing import Any, Final
 from schemas.instants import clock_ms, format_instant
 
 FOLDER: Final = Path(__file__).parent / "results"
-_PACKAGES: Final = ("apache-beam", "duckdb", "google-cloud-bigtable", "google-cloud-pubsub", "msgspec", "numba", "numpy", "pandas", "pyarrow")
+_PACKAGES: Final = (
+    "apache-beam",
+    "duckdb",
+    "google-cloud-bigtable",
+    "google-cloud-pubsub",
+    "msgspec",
+    "numba",
+    "numpy",
+    "pandas",
+    "pyarrow",
+)
 
 
 def machine() -> dict[str, Any]:
