@@ -16,7 +16,7 @@ import yaml
 
 from benchmarks import archives
 from benchmarks.archives import Facts, make_archive
-from benchmarks.peers import PLAIN_RULES, Answer, PeerError, duckdb_job, pandas_job, plain_rules, run_peer
+from benchmarks.peers import PLAIN_RULES, Answer, PeerError, duckdb_frames_job, duckdb_job, pandas_job, plain_rules, run_peer
 from rules import CATALOGUE_PATH
 from schemas.errors import ConfigError
 from schemas.instants import DAY_MS, parse_instant
@@ -123,7 +123,7 @@ def answers(archive: Archive, hard: str) -> dict[str, dict[str, tuple[Any, ...]]
     return {path: expected_of(path) for path in (archive.path, hard)}
 
 
-@pytest.mark.parametrize("job", [duckdb_job, pandas_job])
+@pytest.mark.parametrize("job", [duckdb_job, duckdb_frames_job, pandas_job])
 @pytest.mark.parametrize("which", ["made", "hard"])
 def test_a_peer_counts_as_the_reference_does(job: Job, which: str, archive: Archive, hard: str, answers: dict[str, Any]) -> None:
     path = archive.path if which == "made" else hard
