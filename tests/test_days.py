@@ -51,3 +51,14 @@ def test_every_count_of_every_day_is_the_references(users: Users, specs: list[Sp
     counts, courses = walked(users, specs, start, days)
     assert counts == expected(users, specs, start, days)
     assert courses == [[course_of(views, spec, start, days) for spec in specs] for views in users]
+
+
+def test_only_the_newest_thousand_views_count_on_a_heavy_users_day() -> None:
+    # 700 electric the day before, then 800 diesel, several an instant: the cap, not the window, pushes the electric ones out
+    first = [SeenView(START + i // 3 * 60_000, f"a{i:04}", {"fuel_type": "electric"}) for i in range(700)]
+    then = [SeenView(START + DAY_MS + i // 3 * 60_000, f"b{i:04}", {"fuel_type": "diesel"}) for i in range(800)]
+    specs: list[Spec] = [{"when": {"fuel_type": "electric"}, "enter": 0.5, "exit": 0.3}, {"when": {"fuel_type": "diesel"}}]
+    users = [first + then]
+    found, _ = walked(users, specs, START, 2)
+    assert found == expected(users, specs, START, 2)
+    assert found[1][0].left == 1
