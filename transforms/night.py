@@ -22,7 +22,9 @@ from schemas.day_profile import DayProfile, RowsProfile, empty_profile, merged
 from schemas.instants import DAY_MS, date_of, parse_date
 from schemas.release import Release
 from schemas.rules import MAX_WINDOW_MS
+from schemas.tables import archive_schema
 from transforms.archive_files import read_part
+from transforms.arrow_stream import stream_of, table_in
 from transforms.canary import Prepared, prepared
 from transforms.conditions import attributes_of
 from transforms.counters import READ, count
@@ -108,8 +110,8 @@ def added(nights: Iterable[Night]) -> Night:
     counts: list[list[int]] = np.array([part.counts for part in parts], np.int64).sum(axis=0).tolist()
     dates = sorted({date for part in parts for date in part.days})
     days = {date: merged(part.days[date] for part in parts if date in part.days) for date in dates}
-    samples = [pa.ipc.open_stream(part.sample).read_all() for part in parts if part.sample]
-    sample = _stream_of(sample_of(pa.concat_tables(samples))) if samples else b""
+    samples = [table_in(part.sample) for part in parts if part.sample]
+    sample = stream_of(sample_of(pa.concat_tables(samples))) if samples else b""
     rows = [part.rows for part in parts if part.rows is not None]
     parity = sum((Counter(part.parity) for part in parts), Counter())
     return Night(counts, days, sample, merged_rows(rows) if rows else None, dict(sorted(parity.items())))
@@ -125,7 +127,7 @@ def cut(item: Item, plan: Plan) -> tuple[Night, list[tuple[int, Any]]]:
         night.days[item.date] = profile_of_rows(item.date, parse_date(item.date), events, plan.catalogue)
     if item.date == plan.date:
         samples = [conformed(sample_of(read_part(path, coded=True)), plan.catalogue) for path in item.paths]
-        night = night._replace(sample=_stream_of(sample_of(pa.concat_tables(samples))))
+        night = night._replace(sample=stream_of(sample_of(pa.concat_tables(samples))))
     conditions = conditions_of(plan.release.active)
     events = between(events, parse_date(plan.dates[0]), plan.end)
     slices = SliceFile(plan.spill)
@@ -171,9 +173,7 @@ def decode_night(text: bytes) -> Night:
 
 def sample_in(night: Night, catalogue: Catalogue) -> pa.Table:
     """The sample as a table; without rows when nothing was sampled."""
-    from schemas.tables import archive_schema
-
-    return pa.ipc.open_stream(night.sample).read_all() if night.sample else archive_schema(catalogue).empty_table()
+    return table_in(night.sample) if night.sample else archive_schema(catalogue).empty_table()
 
 
 @dataclasses.dataclass(eq=False)
@@ -227,10 +227,3 @@ class _EvaluateShard(beam.DoFn):  # type: ignore[misc]
 
 def _sum_of(plan: Plan, nights: Iterable[Night]) -> Night:
     return added([nothing(plan), *nights])
-
-
-def _stream_of(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())

@@ -7,7 +7,6 @@ which the archive lacks keeps them, and nothing newer is overwritten.
 from __future__ import annotations
 
 import dataclasses
-import io
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +22,7 @@ from schemas.day_profile import RowsProfile
 from schemas.profile_row import RETENTION_MS, Membership, ProfileRow, ViewCell, encode_base, encode_cell, view_cell
 from schemas.release import Release
 from serving.store import Store, open_store
+from transforms.arrow_stream import stream_of, table_in
 from transforms.canary import Prepared, answers_of, prepared
 from transforms.counters import APPLIED, count
 from transforms.kernel import MAX_VIEWS
@@ -118,12 +118,9 @@ def review_rows(
             bases += packed
     finally:
         store.close()
-    sink = io.BytesIO()
     table = pa.table({"key": pa.array(keys, pa.string()), "base": pa.array(bases, pa.large_binary())})
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
     with FileSystems.create(path, compression_type=_PLAIN) as file:
-        file.write(sink.getvalue())
+        file.write(stream_of(table))
     return merged_rows(profiles), dict(outcomes)
 
 
@@ -173,7 +170,7 @@ class _Publish(beam.DoFn):  # type: ignore[misc]
 
     def process(self, path: str) -> Iterator[int]:
         with FileSystems.open(path, compression_type=_PLAIN) as file:
-            table = pa.ipc.open_stream(file.read()).read_all()
+            table = table_in(file.read())
         for page in _pages(zip(table["key"].to_pylist(), table["base"].to_pylist(), strict=True)):
             go_on()
             lost = patiently(lambda page=page: publish_rows(self._store, self._rules, page, self._end))  # type: ignore[misc]

@@ -21,6 +21,7 @@ from schemas.catalogue import AttributeValue
 from schemas.rules import Condition
 from schemas.view import pack_attributes
 from transforms.archive_files import parts_of
+from transforms.arrow_stream import stream_of, table_in
 from transforms.conditions import Categories, bits_of
 from transforms.event_columns import EventColumns, hashes_of
 
@@ -130,12 +131,9 @@ class SliceFile:
 
     def add(self, table: pa.Table) -> Place | bytes:
         """Keep a slice; where it is."""
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(table)
-        data = sink.getvalue()
+        data = stream_of(table)
         if self._path is None:
-            return bytes(data)
+            return data
         with open(self._path, "ab") as file:
             file.write(data)
         place = Place(self._path, self._offset, len(data))
@@ -146,10 +144,10 @@ class SliceFile:
 def slice_at(place: Place | bytes) -> pa.Table:
     """The slice that ``SliceFile.add`` kept."""
     if isinstance(place, bytes):
-        return pa.ipc.open_stream(place).read_all()
+        return table_in(place)
     with open(place.path, "rb") as file:
         file.seek(place.offset)
-        return pa.ipc.open_stream(file.read(place.length)).read_all()
+        return table_in(file.read(place.length))
 
 
 def _sizes_of(paths: Sequence[str]) -> list[tuple[str, int]]:

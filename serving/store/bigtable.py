@@ -61,7 +61,6 @@ from serving.store.protocol import Appended, Refusal, RowUpdate, WindowRead
 READ_DEADLINE_S: Final = 10.0
 ROW_DEADLINE_S: Final = 0.25
 WRITE_DEADLINE_S: Final = 30.0
-SCAN_DEADLINE_S: Final = 3600.0  # a whole table; an attempt that stalls is given up after WRITE_DEADLINE_S
 ADMIN_DEADLINE_S: Final = 30.0
 CHECK_DEADLINE_S: Final = 5.0
 MAX_READS_IN_FLIGHT: Final = 16
