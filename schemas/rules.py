@@ -18,6 +18,8 @@ MAX_WINDOW_MS: Final = 10 * DAY_MS
 MIN_HALF_LIFE_MS: Final = SECOND_MS
 MAX_SEGMENTS: Final = 500
 MAX_CONDITIONS: Final = 256  # in one segment
+MAX_WEIGHT: Final = 1e6
+MAX_PRIORITY: Final = 1_000
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}", re.ASCII)
 _BAND_KEYS: Final = ("gte", "gt", "lte", "lt")
@@ -73,7 +75,8 @@ Condition = Equals | Band | All | Any_ | Not
 class Rule(NamedTuple):
     """One segment: which views match, and when the share of matching views makes a member; durations in ms.
 
-    Under a floor, ``min_precision`` or ``min_recall``, the night withdraws the segment.
+    Under a floor, ``min_precision`` or ``min_recall``, the night withdraws the segment. ``weight`` and ``priority`` say nothing of
+    who is a member: they tell segments of one user apart when a featured listing is chosen.
     """
 
     name: str
@@ -88,6 +91,8 @@ class Rule(NamedTuple):
     prior_share: float
     min_precision: float | None = None
     min_recall: float | None = None
+    weight: float = 1.0
+    priority: int = 0
 
 
 class RuleSet(NamedTuple):
@@ -138,14 +143,24 @@ def _rule(node: Node, path: str, defaults: dict[str, Any], catalogue: Catalogue)
     name = body["name"].value
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise body["name"].fault(f"{path}.name", "must be lower_snake_case, at most 63 characters")
-    budget = [MAX_CONDITIONS]
-    when = _condition(body["when"], f"{path}.when", catalogue, budget)
+    when = parse_condition(body["when"], f"{path}.when", catalogue)
     values = defaults | {key: field.parse(body[key], f"{path}.{key}") for key, field in _FIELDS.items() if key in body}
     if values["exit"] > values["enter"]:
         place = body.get("exit", body.get("enter", node)).place
         msg = f"{place}: {path}.exit == {values['exit']}, must be at most enter == {values['enter']}"
         raise RulesError(msg)
     return Rule(name, when, **values)
+
+
+def parse_condition(node: Node, path: str, catalogue: Catalogue) -> Condition:
+    """The condition that a node holds; ``RulesError`` names place, ``path``, value and what would be right.
+
+    >>> from schemas.catalogue import parse_catalogue
+    >>> catalogue = parse_catalogue("attributes: {price: {kind: number}}", "attributes.yaml")
+    >>> parse_condition(safe_yaml.load("price: [1, 2]", "when.yaml"), "when", catalogue)
+    Equals(attribute='price', values=frozenset({1.0, 2.0}))
+    """
+    return _condition(node, path, catalogue, [MAX_CONDITIONS])
 
 
 def _condition(node: Node, path: str, catalogue: Catalogue, budget: list[int]) -> Condition:
@@ -155,7 +170,7 @@ def _condition(node: Node, path: str, catalogue: Catalogue, budget: list[int]) -
     for key, child in node.value.items():
         budget[0] -= 1
         if budget[0] < 0:
-            msg = f"{child.place}: {path}: more than {MAX_CONDITIONS} conditions, must be at most {MAX_CONDITIONS} in a segment"
+            msg = f"{child.place}: {path}: more than {MAX_CONDITIONS} conditions, must be at most {MAX_CONDITIONS}"
             raise RulesError(msg)
         below = f"{path}.{key}"
         if key == "not":
@@ -239,6 +254,19 @@ def _prior_views(node: Node, path: str) -> float:
     return number
 
 
+def _weight(node: Node, path: str) -> float:
+    number = _number(node, path)
+    if not 0 < number <= MAX_WEIGHT:
+        raise node.fault(path, "must be above 0 and at most 1000000")
+    return number
+
+
+def _priority(node: Node, path: str) -> int:
+    if isinstance(node.value, bool) or not isinstance(node.value, int) or abs(node.value) > MAX_PRIORITY:
+        raise node.fault(path, "must be a whole number within -1000 and 1000")
+    return node.value
+
+
 def _floor(node: Node, path: str) -> float | None:
     return None if node.value is None else _prior_share(node, path)
 
@@ -279,4 +307,6 @@ _FIELDS: Final[dict[str, _Field]] = {
     "prior_share": _Field(_prior_share, 0.0),
     "min_precision": _Field(_floor, None),
     "min_recall": _Field(_floor, None),
+    "weight": _Field(_weight, 1.0),
+    "priority": _Field(_priority, 0),
 }

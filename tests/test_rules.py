@@ -43,6 +43,8 @@ segments:
     prior_views: 4
     prior_share: 0.1
     window: 10d
+    weight: 2.5
+    priority: -3
   - {name: neither, when: {not: {any: [{year: 2020}, {all: [{make: "no"}]}]}}, half_life: null}
 """
 
@@ -61,14 +63,14 @@ def test_a_rule_set_is_read_with_its_defaults() -> None:
     assert parse(TEXT).version == 7
     assert electric == Rule("electric", Equals("fuel_type", frozenset({"electric"})), 36 * HOUR_MS, 0.6, 0.4, 5, 1, None, 0.0, 0.0)
     body, price = Equals("body_type", frozenset({"suv", "crossover"})), Band("price", gte=40_000.0, lt=90_000.0)
-    assert suv == Rule("suv", All((body, price)), MAX_WINDOW_MS, 0.6, 0.3, 8, 2, 2 * DAY_MS, 4.0, 0.1)
+    assert suv == Rule("suv", All((body, price)), MAX_WINDOW_MS, 0.6, 0.3, 8, 2, 2 * DAY_MS, 4.0, 0.1, weight=2.5, priority=-3)
     year, make = Equals("year", frozenset({2020.0})), Equals("make", frozenset({"no"}))
     assert neither.when == Not(Any_((year, All((make,)))))
 
 
 def test_without_defaults_the_documented_ones_hold() -> None:
     (rule,) = parse("{version: 1, segments: [{name: a, when: {make: x}}]}").rules
-    assert rule[2:] == (10 * DAY_MS, 0.5, 0.4, 5, 1, None, 0.0, 0.0, None, None)
+    assert rule[2:] == (10 * DAY_MS, 0.5, 0.4, 5, 1, None, 0.0, 0.0, None, None, 1.0, 0)
 
 
 def test_the_shipped_rules_are_a_rule_set() -> None:
@@ -167,6 +169,12 @@ DURATION = "must be a number with a unit, such as 90s, 15m, 36h or 10d"
         *(("half_life", value, "must be null or at least 1s") for value in ("0s", "999ms")),
         *(("prior_views", value, "must be within 0 and 1000000") for value in ("-1", "1000001")),
         *(("prior_share", value, "must be within 0 and 1") for value in ("-0.01", "1.01")),
+        *(("weight", value, "must be above 0 and at most 1000000") for value in ("0", "-1", "1000000.1", "1e-400")),
+        *(("weight", value, "must be a number") for value in ("heavy", "true", ".inf")),
+        *(
+            ("priority", value, "must be a whole number within -1000 and 1000")
+            for value in ("1001", "-1001", "1.0", "true", "first", "null")
+        ),
     ],
 )
 def test_each_setting_has_its_bounds_in_a_segment_and_in_the_defaults(setting: str, value: str, must: str) -> None:
@@ -176,6 +184,20 @@ def test_each_setting_has_its_bounds_in_a_segment_and_in_the_defaults(setting: s
     ):
         with pytest.raises(RulesError, match=f"^{re.escape(path)} == .*, {re.escape(must)}$"):
             parse(text)
+
+
+@pytest.mark.parametrize(("weight", "priority"), [("1e-9", "-1000"), ("1000000", "1000"), ("3", "0")])
+def test_weight_and_priority_reach_their_bounds_in_a_segment_and_in_the_defaults(weight: str, priority: str) -> None:
+    settings = f"weight: {weight}, priority: {priority}"
+    for text in (one(f"{{name: a, when: {{make: x}}, {settings}}}"), one("{name: a, when: {make: x}}", f"{{{settings}}}")):
+        (rule,) = parse(text).rules
+        assert (rule.weight, rule.priority) == (float(weight), int(priority))
+        assert isinstance(rule.weight, float)
+
+
+def test_a_segment_overrides_the_weight_and_priority_of_the_defaults() -> None:
+    ours, theirs = parse(one("{name: a, when: {make: x}, weight: 3, priority: 1}, {name: b, when: {make: x}}", "{weight: 2}")).rules
+    assert [(rule.weight, rule.priority) for rule in (ours, theirs)] == [(3.0, 1), (2.0, 0)]
 
 
 @pytest.mark.parametrize(
@@ -245,7 +267,9 @@ def rule_sets(draw: st.DrawFn) -> RuleSet:
         half_life = draw(st.none() | st.integers(1_000, 999_999_999))
         counts = draw(st.tuples(st.integers(1, 10**6), st.integers(1, 400)))
         prior = draw(st.tuples(st.floats(0, 1e6), st.floats(0, 1)))
-        rules.append(Rule(name, draw(CONDITIONS), window, enter, leave, *counts, half_life, *prior))
+        floors = draw(st.tuples(st.none() | st.floats(0, 1), st.none() | st.floats(0, 1)))
+        order = draw(st.tuples(st.floats(0, 1e6, exclude_min=True), st.integers(-1_000, 1_000)))
+        rules.append(Rule(name, draw(CONDITIONS), window, enter, leave, *counts, half_life, *prior, *floors, *order))
     return RuleSet(draw(st.integers(1, 10**9)), tuple(rules))
 
 

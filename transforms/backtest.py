@@ -248,4 +248,4 @@ def _summed(parts: Sequence[list[list[int]]]) -> Any:
 
 def _bare(rule: Rule) -> Rule:
     """The rule as far as it says who is a member."""
-    return rule._replace(name="", min_precision=None, min_recall=None)
+    return rule._replace(name="", min_precision=None, min_recall=None, weight=1.0, priority=0)
