@@ -102,6 +102,15 @@ class RuleSet(NamedTuple):
     rules: tuple[Rule, ...]
 
 
+def attributes_of(condition: Condition) -> frozenset[str]:
+    """The attributes that a condition looks at."""
+    if isinstance(condition, Equals | Band):
+        return frozenset({condition.attribute})
+    if isinstance(condition, Not):
+        return attributes_of(condition.condition)
+    return frozenset().union(*map(attributes_of, condition.conditions))
+
+
 class _Field(NamedTuple):
     parse: Callable[[Node, str], Any]
     default: Any

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.rules import Band, Condition, Equals, parse_rules
+from schemas.rules import Band, Condition, Equals, attributes_of, parse_rules
 from schemas.view import pack_attributes
 from tests import reference
 from tests.strategies import CATALOGUE, Spec, attributes, conditions
 from transforms import conditions as module
-from transforms.conditions import Categories, MatchTable, attributes_of, bits_of, predicate_of
+from transforms.conditions import Categories, MatchTable, bits_of, predicate_of
 
 
 def condition_of(spec: Spec) -> Condition:

@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from schemas.backtest import COURSES, Mover
 from schemas.catalogue import Catalogue
 from schemas.instants import DAY_MS, date_of, parse_date
-from schemas.rules import MAX_WINDOW_MS, Rule, RuleSet
-from transforms.conditions import attributes_of
+from schemas.rules import MAX_WINDOW_MS, Rule, RuleSet, attributes_of
 from transforms.counters import READ, count
 from transforms.event_columns import Wanted, between, read_events
 from transforms.kernel import COUNTS, INSIDE_AT_END, MEMBERS, days_of

@@ -91,15 +91,6 @@ def bits_of(conditions: Sequence[Condition], columns: Columns, views: int) -> ND
     return bits
 
 
-def attributes_of(condition: Condition) -> frozenset[str]:
-    """The attributes that a condition looks at."""
-    if isinstance(condition, Equals | Band):
-        return frozenset({condition.attribute})
-    if isinstance(condition, Not):
-        return attributes_of(condition.condition)
-    return frozenset().union(*map(attributes_of, condition.conditions))
-
-
 class MatchTable:
     """Matches by distinct packed attributes.
 

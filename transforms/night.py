@@ -21,12 +21,11 @@ from schemas.catalogue import Catalogue
 from schemas.day_profile import DayProfile, RowsProfile, empty_profile, merged
 from schemas.instants import DAY_MS, date_of, parse_date
 from schemas.release import Release
-from schemas.rules import MAX_WINDOW_MS
+from schemas.rules import MAX_WINDOW_MS, attributes_of
 from schemas.tables import archive_schema
 from transforms.archive_files import read_part
 from transforms.arrow_stream import stream_of, table_in
 from transforms.canary import Prepared, prepared
-from transforms.conditions import attributes_of
 from transforms.counters import READ, count
 from transforms.event_columns import Wanted, between, read_events
 from transforms.kernel import COUNTS, days_of
