@@ -13,9 +13,8 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 import msgspec
 
 from schemas.errors import ConfigError
+from schemas.hashing import POSITIONS, position_of
 from schemas.rules import RuleSet
-
-_HASHES: Final = 1 << 64
 
 Action = Literal["publish", "canary", "promote", "rollback"]
 Version = Annotated[int, msgspec.Meta(ge=1)]
@@ -98,8 +97,7 @@ def in_canary(release: Release, pseudonym: str) -> bool:
     """
     if release.candidate is None:
         return False
-    digest = hashlib.sha256(f"{release.salt}:{pseudonym}".encode()).digest()
-    return 100 * int.from_bytes(digest[:8], "big") < release.percent * _HASHES  # an int with a float: compared exactly
+    return 100 * position_of(release.salt, pseudonym) < release.percent * POSITIONS  # an int with a float: compared exactly
 
 
 def sha256_of(text: bytes) -> str:
