@@ -49,6 +49,10 @@ class StoreUnavailableError(StoreError):
     """The store's fault for now: the same call may go through later."""
 
 
+class StoreTimeoutError(StoreUnavailableError):
+    """The store has not answered within the deadline."""
+
+
 def shown(value: object, limit: int = 60) -> str:
     """The value as an error message shows it: its ``repr``, cut to ``limit`` characters.
 

@@ -33,6 +33,7 @@ FAMILIES: Final = (SPEED, BASE, MEMBERSHIP, PROFILE, IDENTITY)
 
 BASE_VIEWS: Final = b"views"
 CANDIDATE: Final = b"candidate"
+CONSENT: Final = b"consent"
 CURRENT: Final = b"current"
 SUMMARY: Final = b"summary"
 
@@ -146,6 +147,13 @@ class Profile(msgspec.Struct, frozen=True):
     shares: dict[str, dict[str, float]]
 
 
+class Consent(msgspec.Struct, frozen=True):
+    """Whether a user lets themselves be profiled, as of the event that said so (ms UTC)."""
+
+    opted_out: bool
+    time: int
+
+
 class ProfileRow(NamedTuple):
     """What a reader of one row sees; ``None`` where nothing was written. ``candidate``: the shadow of rules on trial."""
 
@@ -153,6 +161,7 @@ class ProfileRow(NamedTuple):
     membership: Membership | None
     profile: Profile | None
     candidate: Membership | None = None
+    consent: Consent | None = None
 
 
 _BASE_LAYOUT: Final = b"\x01"
@@ -161,14 +170,17 @@ _DECODE_BASE: Final = msgspec.msgpack.Decoder(list[ViewCell]).decode
 _ENCODE: Final = msgspec.json.Encoder().encode
 _MEMBERSHIP: Final = msgspec.json.Decoder(Membership).decode
 _PROFILE: Final = msgspec.json.Decoder(Profile).decode
+_CONSENT: Final = msgspec.json.Decoder(Consent).decode
 
 
-def encode_cell(value: Membership | Profile) -> bytes:
-    """The JSON of a ``membership`` or ``profile`` cell; equal values give equal bytes."""
+def encode_cell(value: Membership | Profile | Consent) -> bytes:
+    """The JSON of a ``membership``, ``profile`` or ``consent`` cell; equal values give equal bytes."""
     return _ENCODE(value)
 
 
-def decode_row(key: str, membership: bytes | None, profile: bytes | None, candidate: bytes | None = None) -> ProfileRow:
+def decode_row(
+    key: str, membership: bytes | None, profile: bytes | None, candidate: bytes | None = None, consent: bytes | None = None
+) -> ProfileRow:
     """The row from its cells' bytes; ``StoreError`` names the row's cell that can't be read."""
     try:
         return ProfileRow(
@@ -176,7 +188,8 @@ def decode_row(key: str, membership: bytes | None, profile: bytes | None, candid
             None if membership is None else _MEMBERSHIP(membership),
             None if profile is None else _PROFILE(profile),
             None if candidate is None else _MEMBERSHIP(candidate),
+            None if consent is None else _CONSENT(consent),
         )
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        msg = f"row {key[:10]}…: a cell can't be read, must be JSON of a membership or profile: {error}"
+        msg = f"row {key[:10]}…: a cell can't be read, must be JSON of a membership, profile or consent: {error}"
         raise StoreError(msg) from error

@@ -87,7 +87,7 @@ BAD_TEXT = [
 @pytest.mark.parametrize("which", ["membership", "profile"])
 def test_a_damaged_cell_names_its_row_shortly_and_is_no_passing_fault(cell: bytes, which: str) -> None:
     with pytest.raises(
-        StoreError, match=r"row 1:abcdef01…: a cell can't be read, must be JSON of a membership or profile: "
+        StoreError, match=r"row 1:abcdef01…: a cell can't be read, must be JSON of a membership, profile or consent: "
     ) as caught:
         decode_row("1:abcdef0123456789", **{"membership": None, "profile": None, which: cell})
     assert not isinstance(caught.value, StoreUnavailableError)

@@ -13,6 +13,7 @@ from schemas.errors import ConfigError, StoreError, StoreUnavailableError
 from schemas.instants import DAY_MS, clock_ms
 from schemas.profile_row import (
     FAMILIES,
+    Consent,
     Membership,
     Profile,
     ProfileRow,
@@ -341,3 +342,13 @@ def test_forgetting_a_user_takes_the_base_views_too(store: Store) -> None:
     store.write_bases([(KEY, encode_base(cells(2)))], RECENT)
     store.forget(KEY)
     assert store.read_windows([KEY], 9).cells == {KEY: []}
+
+
+def test_the_latest_consent_stays_whatever_comes_first_and_needs_no_membership(store: Store) -> None:
+    for time in (2_000, 1_000):
+        store.write_consent("1:a", Consent(opted_out=time == 2_000, time=time))
+    assert store.read_row("1:a").consent == Consent(opted_out=True, time=2_000)
+    assert store.read_rows(["1:a", "1:b"])["1:b"].consent is None
+    assert list(store.scan()) == []
+    store.forget("1:a")
+    assert store.read_row("1:a").consent is None

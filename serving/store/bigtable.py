@@ -35,24 +35,28 @@ from google.cloud.bigtable.data.row_filters import (
     TimestampRangeFilter,
 )
 
-from schemas.errors import StoreError, StoreUnavailableError
+from schemas.errors import StoreError, StoreTimeoutError, StoreUnavailableError
 from schemas.instants import clock_ms
 from schemas.profile_row import (
     BASE,
     BASE_VIEWS,
     CANDIDATE,
+    CONSENT,
     CURRENT,
     FAMILIES,
     GARBAGE_AGE_MS,
+    IDENTITY,
     MAX_CLOCK_SKEW_MS,
     MEMBERSHIP,
     PROFILE,
     SPEED,
     SUMMARY,
+    Consent,
     ProfileRow,
     ViewCell,
     decode_base,
     decode_row,
+    encode_cell,
     united,
 )
 from serving.recent import Recent
@@ -69,7 +73,7 @@ ROWS_A_SCANNED_PAGE: Final = 1_000
 MAX_ENTRIES_A_WRITE: Final = 1_000  # Bigtable allows 100,000 mutations a request; the emulator doesn't check
 
 STATE_ROW: Final = "!state"  # below every row key; in columns of their own, which no reader of rows asks for
-_EMULATOR: Final = "BIGTABLE_EMULATOR_HOST"
+EMULATOR: Final = "BIGTABLE_EMULATOR_HOST"
 _PERMANENT: Final = (
     api.InvalidArgument,
     api.OutOfRange,
@@ -101,7 +105,7 @@ class BigtableStore:
         from google.cloud.bigtable_admin_v2.services.bigtable_table_admin.transports import BigtableTableAdminGrpcTransport
         from google.protobuf.duration_pb2 import Duration
 
-        emulator = os.environ.get(_EMULATOR)
+        emulator = os.environ.get(EMULATOR)
         transport = BigtableTableAdminGrpcTransport(channel=grpc.insecure_channel(emulator)) if emulator else None
         client = admin.BaseBigtableTableAdminClient(transport=transport)
         project, instance, table = self._names
@@ -112,7 +116,7 @@ class BigtableStore:
         families = {name: admin.ColumnFamily(gc_rule=rules.get(name, newest)) for name in FAMILIES}
         created: list[str] = []
         # retry=None: the admin client would go on for a minute, whatever the timeout of one attempt.
-        with self._translated_faults(ADMIN_DEADLINE_S):
+        with translated_faults(self.uri, ADMIN_DEADLINE_S):
             try:
                 client.create_table(parent=parent, table_id=table, table=admin.Table(), retry=None, timeout=ADMIN_DEADLINE_S)
                 created.append(f"table {table}")
@@ -129,7 +133,7 @@ class BigtableStore:
 
     def check(self) -> None:
         """Return when the table can be read within five seconds."""
-        with self._translated_faults(CHECK_DEADLINE_S):
+        with translated_faults(self.uri, CHECK_DEADLINE_S):
             self._table.read_row(b"0", row_filter=_ROW, operation_timeout=CHECK_DEADLINE_S, attempt_timeout=CHECK_DEADLINE_S)
 
     def append(self, views: Sequence[tuple[str, ViewCell]]) -> Appended:
@@ -191,18 +195,24 @@ class BigtableStore:
         ]
         return self._mutate(entries)
 
+    def write_consent(self, key: str, consent: Consent) -> None:
+        """Write the consent under its own time; readers take the newest."""
+        cell = SetCell(IDENTITY, CONSENT, encode_cell(consent), timestamp_micros=consent.time * 1000)
+        for fault in self._mutate([RowMutationEntry(key, [cell])]):
+            raise StoreError(fault.message)
+
     def read_row(self, key: str) -> ProfileRow:
-        """The membership and profile of one row, within 250 ms."""
-        with self._translated_faults(ROW_DEADLINE_S):
+        """The membership, profile and consent of one row, within 250 ms."""
+        with translated_faults(self.uri, ROW_DEADLINE_S):
             row = self._table.read_row(
-                key, row_filter=_newest_until(clock_ms()), operation_timeout=ROW_DEADLINE_S, attempt_timeout=ROW_DEADLINE_S
+                key, row_filter=newest_until(clock_ms()), operation_timeout=ROW_DEADLINE_S, attempt_timeout=ROW_DEADLINE_S
             )
-        return _profile_row(key, row)
+        return profile_row(key, row)
 
     def read_rows(self, keys: Sequence[str]) -> dict[str, ProfileRow]:
         """The rows of all keys, read in bulk."""
-        found = {row.row_key.decode(): row for row in self._read(keys, _newest_until(clock_ms()))}
-        return {key: _profile_row(key, found.get(key)) for key in keys}
+        found = {row.row_key.decode(): row for row in self._read(keys, newest_until(clock_ms()))}
+        return {key: profile_row(key, found.get(key)) for key in keys}
 
     def write_state(self, name: str, value: bytes, until: int) -> None:
         """Keep a value under a name and the time it holds for."""
@@ -213,7 +223,7 @@ class BigtableStore:
     def read_state(self, name: str) -> bytes | None:
         """The newest value under a name, within 250 ms."""
         newest = RowFilterChain([_column(PROFILE, f"!{name}".encode()), CellsColumnLimitFilter(1)])
-        with self._translated_faults(ROW_DEADLINE_S):
+        with translated_faults(self.uri, ROW_DEADLINE_S):
             row = self._table.read_row(
                 STATE_ROW, row_filter=newest, operation_timeout=ROW_DEADLINE_S, attempt_timeout=ROW_DEADLINE_S
             )
@@ -228,10 +238,11 @@ class BigtableStore:
         """Every row with a membership, in order of key, read in pages: a stream has no deadline that fits any table."""
         ranges: list[RowRange] = []
         while True:
-            query = ReadRowsQuery(row_ranges=ranges, row_filter=_newest_until(clock_ms()), limit=ROWS_A_SCANNED_PAGE)
-            with self._translated_faults(WRITE_DEADLINE_S):
+            query = ReadRowsQuery(row_ranges=ranges, row_filter=newest_until(clock_ms()), limit=ROWS_A_SCANNED_PAGE)
+            with translated_faults(self.uri, WRITE_DEADLINE_S):
                 page = self._table.read_rows(query, operation_timeout=WRITE_DEADLINE_S, attempt_timeout=WRITE_DEADLINE_S)
-            yield from (_profile_row(row.row_key.decode(), row) for row in page)
+            found = (profile_row(row.row_key.decode(), row) for row in page)
+            yield from (row for row in found if row.membership is not None)  # some have only a consent
             if len(page) < ROWS_A_SCANNED_PAGE:
                 return
             ranges = [RowRange(start_key=page[-1].row_key, start_is_inclusive=False)]
@@ -244,7 +255,7 @@ class BigtableStore:
     def _table(self) -> Table:
         if self._opened is None:
             project, instance, table = self._names
-            known = project, os.environ.get(_EMULATOR)
+            known = project, os.environ.get(EMULATOR)
             with _clients_lock:
                 if known not in _clients:
                     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # "connecting to the emulator"
@@ -260,7 +271,7 @@ class BigtableStore:
 
         def read(page: list[str]) -> list[Row]:
             query = ReadRowsQuery(row_keys=page, row_filter=row_filter)
-            with self._translated_faults(READ_DEADLINE_S):
+            with translated_faults(self.uri, READ_DEADLINE_S):
                 return list(self._table.read_rows(query, operation_timeout=READ_DEADLINE_S, attempt_timeout=READ_DEADLINE_S))
 
         found = [read(pages[0])] if len(pages) == 1 else self._readers.map(read, pages)
@@ -271,7 +282,7 @@ class BigtableStore:
         for start in range(0, len(entries), MAX_ENTRIES_A_WRITE):
             page = entries[start : start + MAX_ENTRIES_A_WRITE]
             try:
-                with self._translated_faults(WRITE_DEADLINE_S):
+                with translated_faults(self.uri, WRITE_DEADLINE_S):
                     self._table.bulk_mutate_rows(page, operation_timeout=WRITE_DEADLINE_S, attempt_timeout=WRITE_DEADLINE_S)
             except MutationsExceptionGroup as group:
                 refused += [Refusal(start + index, message) for index, message in self._permanent(group)]
@@ -283,53 +294,51 @@ class BigtableStore:
         for failed in group.exceptions:
             cause: BaseException | None = failed.__cause__
             if isinstance(cause, api.NotFound | api.PermissionDenied | api.Unauthenticated):
-                raise self._fault_of(cause, WRITE_DEADLINE_S) from group
+                raise _fault_of(self.uri, cause, WRITE_DEADLINE_S) from group
             if not isinstance(cause, _PERMANENT) or failed.index is None:
                 msg = f"store {self.uri} did not take a write in {WRITE_DEADLINE_S:.0f} s: {cause}"
                 raise StoreUnavailableError(msg) from group
             permanent.append((failed.index, str(cause)))
         return permanent
 
-    @contextmanager
-    def _translated_faults(self, deadline_s: float) -> Iterator[None]:
-        try:
-            yield
-        except api.GoogleAPICallError as error:
-            raise self._fault_of(error, deadline_s) from error
-        except (api.RetryError, grpc.RpcError, TimeoutError) as error:
-            raise self._fault_of(error, deadline_s) from error
 
-    def _fault_of(self, error: BaseException, deadline_s: float) -> StoreError:
-        reason = str(error).strip().splitlines()[0][:200] if str(error) else type(error).__name__
-        if isinstance(error, api.NotFound):
-            return StoreError(
-                f"store {self.uri}: table or family missing ({reason}); create it: forecourt store init --store {self.uri}"
-            )
-        if isinstance(error, _PERMANENT):
-            return StoreError(f"store {self.uri}: {reason}")
-        where = os.environ.get(_EMULATOR)
-        hint = (
-            f"is the emulator at {_EMULATOR}={where} running (forecourt emulators)?"
-            if where
-            else "can this machine reach Bigtable?"
-        )
-        return StoreUnavailableError(f"store {self.uri} does not answer within {deadline_s:g} s: {reason}; {hint}")
+@contextmanager
+def translated_faults(uri: str, deadline_s: float) -> Iterator[None]:
+    """Google's exceptions as ``StoreUnavailableError`` and ``StoreError``; ``uri`` and the deadline are for their messages."""
+    try:
+        yield
+    except api.GoogleAPICallError as error:
+        raise _fault_of(uri, error, deadline_s) from error
+    except (api.RetryError, grpc.RpcError, TimeoutError) as error:
+        raise _fault_of(uri, error, deadline_s) from error
 
 
-def _newest_until(now: int) -> RowFilter:
-    """Membership and profile, the newest cell each, none from further ahead than clocks may differ."""
+def _fault_of(uri: str, error: BaseException, deadline_s: float) -> StoreError:
+    reason = str(error).strip().splitlines()[0][:200] if str(error) else type(error).__name__
+    if isinstance(error, api.NotFound):
+        return StoreError(f"store {uri}: table or family missing ({reason}); create it: forecourt store init --store {uri}")
+    if isinstance(error, _PERMANENT):
+        return StoreError(f"store {uri}: {reason}")
+    where = os.environ.get(EMULATOR)
+    hint = f"is the emulator at {EMULATOR}={where} running (forecourt emulators)?" if where else "can this machine reach Bigtable?"
+    kind = StoreTimeoutError if isinstance(error, api.DeadlineExceeded | TimeoutError) else StoreUnavailableError
+    return kind(f"store {uri} does not answer within {deadline_s:g} s: {reason}; {hint}")
+
+
+def newest_until(now: int) -> RowFilter:
+    """What `profile_row` needs, the newest cell each, none from further ahead than clocks may differ."""
     end = dt.datetime.fromtimestamp((now + MAX_CLOCK_SKEW_MS) / 1000, dt.UTC)
     return RowFilterChain([_ROW, TimestampRangeFilter(end=end), CellsColumnLimitFilter(1)])
 
 
-def _profile_row(key: str, row: Row | None) -> ProfileRow:
+def profile_row(key: str, row: Row | None) -> ProfileRow:
     """The row; a shadow counts only when it was written together with the membership, else it is of rules no longer on trial."""
     cells = {(cell.family, cell.qualifier): cell for cell in row} if row else {}
     current, candidate = cells.get((MEMBERSHIP, CURRENT)), cells.get((MEMBERSHIP, CANDIDATE))
     if current is None or (candidate is not None and candidate.timestamp_micros != current.timestamp_micros):
         candidate = None
-    values = (None if cell is None else cell.value for cell in (current, cells.get((PROFILE, SUMMARY)), candidate))
-    return decode_row(key, *values)
+    wanted = (current, cells.get((PROFILE, SUMMARY)), candidate, cells.get((IDENTITY, CONSENT)))
+    return decode_row(key, *(None if cell is None else cell.value for cell in wanted))
 
 
 def _column(family: str, first: bytes, last: bytes | None = None) -> RowFilter:
@@ -337,4 +346,4 @@ def _column(family: str, first: bytes, last: bytes | None = None) -> RowFilter:
     return ColumnRangeFilter(family, start_qualifier=first, end_qualifier=last or first)
 
 
-_ROW: Final = RowFilterUnion([_column(MEMBERSHIP, CANDIDATE, CURRENT), _column(PROFILE, SUMMARY)])
+_ROW: Final = RowFilterUnion([_column(MEMBERSHIP, CANDIDATE, CURRENT), _column(PROFILE, SUMMARY), _column(IDENTITY, CONSENT)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
-from schemas.profile_row import ProfileRow, ViewCell
+from schemas.profile_row import Consent, ProfileRow, ViewCell
 
 
 class Refusal(NamedTuple):
@@ -72,8 +72,11 @@ class Store(Protocol):
     def write_memberships(self, updates: Sequence[RowUpdate]) -> list[Refusal]:
         """Write membership and profile; of several writes to a row, the one with the newest read stays."""
 
+    def write_consent(self, key: str, consent: Consent) -> None:
+        """Keep whether a user opted out; of several writes the one with the newest time stays."""
+
     def read_row(self, key: str) -> ProfileRow:
-        """The membership and profile of one row."""
+        """The membership, profile and consent of one row."""
 
     def read_rows(self, keys: Sequence[str]) -> dict[str, ProfileRow]:
         """The rows of all keys; one that isn't there has ``None`` in its fields."""
@@ -88,7 +91,7 @@ class Store(Protocol):
         """Delete the row with all it holds."""
 
     def scan(self) -> Iterator[ProfileRow]:
-        """Every row, in order of key."""
+        """Every row with a membership, in order of key."""
 
     def close(self) -> None:
         """Give back connections; the store can't be used afterwards."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from schemas.errors import StoreError, StoreUnavailableError
-from schemas.profile_row import ProfileRow, ViewCell, decode_base, decode_row, united, view_cell
+from schemas.profile_row import Consent, ProfileRow, ViewCell, decode_base, decode_row, encode_cell, united, view_cell
 from serving.recent import Recent
 from serving.store.protocol import Appended, Refusal, RowUpdate, WindowRead
 
@@ -28,8 +28,15 @@ CREATE TABLE IF NOT EXISTS profiles (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS bases (row TEXT NOT NULL PRIMARY KEY, until INTEGER NOT NULL, views BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS states (name TEXT NOT NULL PRIMARY KEY, until INTEGER NOT NULL, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS consents (row TEXT NOT NULL PRIMARY KEY, time INTEGER NOT NULL, consent BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS appends (one INTEGER PRIMARY KEY CHECK (one = 1), done INTEGER NOT NULL);
 INSERT OR IGNORE INTO appends VALUES (1, 0);
+"""
+_ROW: Final = """
+SELECT membership, profile, candidate, consent FROM (SELECT ? AS row) LEFT JOIN profiles USING (row) LEFT JOIN consents USING (row)
+"""
+_PAGE: Final = """
+SELECT row, membership, profile, candidate, consent FROM profiles LEFT JOIN consents USING (row) WHERE row > ? ORDER BY row LIMIT ?
 """
 
 
@@ -112,15 +119,23 @@ class SQLiteStore:
             )
         return []
 
+    def write_consent(self, key: str, consent: Consent) -> None:
+        """Keep a consent where none of a later time is."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT INTO consents VALUES (?, ?, ?) ON CONFLICT (row) DO UPDATE SET"
+                " time = excluded.time, consent = excluded.consent WHERE excluded.time >= time",
+                (key, consent.time, encode_cell(consent)),
+            )
+
     def read_row(self, key: str) -> ProfileRow:
-        """The membership and profile of one row."""
+        """The membership, profile and consent of one row."""
         return self.read_rows([key])[key]
 
     def read_rows(self, keys: Sequence[str]) -> dict[str, ProfileRow]:
         """The rows of all keys, as of one snapshot."""
-        query = "SELECT membership, profile, candidate FROM profiles WHERE row = ?"
         with self._snapshot() as connection:
-            found = {key: connection.execute(query, (key,)).fetchone() or (None, None, None) for key in keys}
+            found = {key: connection.execute(_ROW, (key,)).fetchone() for key in keys}
         return {key: decode_row(key, *cells) for key, cells in found.items()}
 
     def write_state(self, name: str, value: bytes, until: int) -> None:
@@ -146,14 +161,14 @@ class SQLiteStore:
             connection.execute("DELETE FROM bases WHERE row = ?", (key,))
             connection.execute("DELETE FROM views WHERE row = ?", (key,))
             connection.execute("DELETE FROM profiles WHERE row = ?", (key,))
+            connection.execute("DELETE FROM consents WHERE row = ?", (key,))
 
     def scan(self) -> Iterator[ProfileRow]:
         """Every row that has a membership, in order of key; a page is one snapshot."""
         after = ""
         while True:
             with self._snapshot() as connection:
-                query = "SELECT row, membership, profile, candidate FROM profiles WHERE row > ? ORDER BY row LIMIT ?"
-                page = connection.execute(query, (after, _SCAN_PAGE)).fetchall()
+                page = connection.execute(_PAGE, (after, _SCAN_PAGE)).fetchall()
             if not page:
                 return
             yield from (decode_row(*cells) for cells in page)

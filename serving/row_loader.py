@@ -1,0 +1,142 @@
+"""Rows on demand: one read for all who ask for a user at once, keys that wait read together, and a bound on everything.
+
+At most ``max_reads`` calls are under way. A key that comes when all are goes into the next call with the others that wait, so
+under load the store sees fewer and larger reads (a row in bulk costs a sixth of a row alone). When ``max_waiting`` keys wait,
+further ones are shed. While the breaker is open nobody is let in; a probe looks whether the store is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Literal, NamedTuple
+
+from schemas.errors import StoreError, StoreTimeoutError
+from schemas.profile_row import ProfileRow
+from serving.breaker import Breaker
+from serving.store.rows import RowReader, Rows
+
+PROBE_KEY: Final = "0"  # no row has it
+
+Miss = Literal["timeout", "store_down", "overloaded", "bad_row"]
+Loaded = ProfileRow | Miss
+
+_log = logging.getLogger(__name__)
+
+
+class Limits(NamedTuple):
+    """How much may go on at once, and how long a read and the time between probes may take."""
+
+    deadline_s: float = 0.05
+    max_reads: int = 4
+    max_rows_a_read: int = 64
+    max_waiting: int = 256
+    probe_every_s: float = 0.25
+    reconnect_every_s: float = 1.0
+
+
+class _Load(NamedTuple):
+    key: str
+    asked_s: float  # the loop's clock
+    done: asyncio.Future[Loaded]
+
+
+class RowLoader:
+    """Loads rows by key within the limits. Used in one event loop; ``loaded`` is told of every row that was read."""
+
+    def __init__(self, rows: RowReader, breaker: Breaker, limits: Limits, loaded: Callable[[ProfileRow], None]) -> None:
+        self._rows, self._breaker, self._limits, self._loaded = rows, breaker, limits, loaded
+        self._loads: dict[str, asyncio.Future[Loaded]] = {}
+        self._waiting: deque[_Load] = deque()
+        self._reads: set[asyncio.Task[None]] = set()
+        self._probe: asyncio.Task[None] | None = None
+
+    async def load(self, key: str) -> Loaded:
+        """The row, or why there is none; within the deadline. It never raises for a fault of the store."""
+        if self._breaker.state == "open":
+            return "store_down"
+        under_way = self._loads.get(key)
+        if under_way is None:
+            if len(self._waiting) >= self._limits.max_waiting:
+                return "overloaded"
+            loop = asyncio.get_running_loop()
+            under_way = self._loads[key] = loop.create_future()
+            self._waiting.append(_Load(key, loop.time(), under_way))
+            self._read_on()
+        await asyncio.wait((under_way,), timeout=self._limits.deadline_s)
+        return under_way.result() if under_way.done() else "timeout"
+
+    async def close(self) -> None:
+        """End what is under way, then the connection."""
+        tasks = [*self._reads, *([self._probe] if self._probe else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._rows.close()
+
+    def _read_on(self) -> None:
+        while self._waiting and len(self._reads) < self._limits.max_reads:
+            latest_s = asyncio.get_running_loop().time() - self._limits.deadline_s
+            loads: list[_Load] = []
+            while self._waiting and len(loads) < self._limits.max_rows_a_read:
+                load = self._waiting.popleft()
+                if load.asked_s < latest_s:  # whoever asked has gone
+                    self._settle(load, "timeout")
+                else:
+                    loads.append(load)
+            if loads:
+                task = asyncio.create_task(self._read(loads))
+                self._reads.add(task)
+                task.add_done_callback(self._read_done)
+
+    def _read_done(self, task: asyncio.Task[None]) -> None:
+        self._reads.discard(task)
+        if not task.cancelled():
+            task.result()  # `_read` takes care of the store's faults: anything else is ours, and the loop says so
+            self._read_on()
+
+    async def _read(self, loads: list[_Load]) -> None:
+        miss: Miss = "store_down"
+        found: Rows = {}
+        try:
+            found = await self._rows.read([load.key for load in loads], self._limits.deadline_s)
+        except StoreError as fault:
+            miss = "timeout" if isinstance(fault, StoreTimeoutError) else "store_down"
+            self._failed(str(fault))
+        else:
+            self._breaker.succeeded()
+        finally:
+            for load in loads:
+                self._settle(load, found.get(load.key, miss))
+
+    def _settle(self, load: _Load, found: ProfileRow | StoreError | Miss) -> None:
+        if isinstance(found, ProfileRow):
+            self._loaded(found)
+        elif isinstance(found, StoreError):
+            _log.error("%s", found)  # names a tenth of the pseudonym, no id
+            found = "bad_row"
+        del self._loads[load.key]
+        load.done.set_result(found)
+
+    def _failed(self, why: str) -> None:
+        if self._breaker.failed():
+            _log.error("the store is given up until a probe gets through: %s", why)
+            self._probe = asyncio.create_task(self._probe_until_back())
+
+    async def _probe_until_back(self) -> None:
+        loop = asyncio.get_running_loop()
+        connected_s = began_s = loop.time()
+        while True:
+            await asyncio.sleep(self._limits.probe_every_s)
+            try:
+                await self._rows.read([PROBE_KEY], self._limits.deadline_s)
+            except StoreError:
+                if loop.time() - connected_s >= self._limits.reconnect_every_s:
+                    connected_s = loop.time()
+                    await self._rows.reconnect()
+            else:
+                self._breaker.succeeded()
+                _log.warning("the store is back after %.1f s", loop.time() - began_s)
+                return
