@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from schemas.errors import RulesError
 from schemas.experiments import (
     MAX_WEIGHT,
+    UNITS,
     Arm,
     Experiment,
     Experiments,
@@ -234,7 +235,7 @@ def files(draw: st.DrawFn) -> Experiments:
     names = iter(draw(st.lists(NAMES, min_size=9, max_size=9, unique=True)))
     salts = iter(draw(st.lists(SALTS, min_size=9, max_size=9, unique=True)))
     for layer in layers:
-        unit = draw(st.sampled_from(["session", "user"]))
+        unit = draw(st.sampled_from(UNITS))
         bounds = sorted(draw(st.lists(SHARES, min_size=2, max_size=4, unique=True)))
         for start, end in zip(bounds, bounds[1:], strict=False):
             policies = draw(st.lists(st.none() | NAMES, min_size=1, max_size=3))
