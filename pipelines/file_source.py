@@ -15,10 +15,10 @@ from typing import Any, Final, NamedTuple, cast
 import apache_beam as beam
 
 from schemas.catalogue import Catalogue
+from schemas.decoding import Attributes, decode_event
 from schemas.errors import ConfigError, EventError
 from schemas.event import MAX_MESSAGE_BYTES
 from transforms.batch import Batch
-from transforms.decode import Attributes, decode_event
 from transforms.stopping import STOPPING
 
 BATCH: Final = 25_000  # a user's events of a batch cost one evaluation; nobody waits for the first of a file

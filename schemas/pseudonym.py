@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from schemas.errors import ConfigError
+from schemas.event import Event
 
 KEY_VERSION: Final = 1
 MIN_KEY_BYTES: Final = 16
@@ -77,3 +78,18 @@ def replaced(value: Any, replacements: Mapping[Any, str]) -> Any:
     if isinstance(value, dict):
         return {replacements.get(key, key): replaced(item, replacements) for key, item in value.items()}
     return replacements.get(value, value)
+
+
+def pseudonymise(event: Event, pseudonyms: Pseudonyms) -> Event:
+    """The event with pseudonyms for its ids, in its experiment object too; an event that has them already as it is."""
+    if event.pseudonymised:
+        return event
+    user_id, anonymous_id = event.user_id, event.anonymous_id
+    user = None if user_id is None else pseudonyms(user_id)
+    anonymous = None if anonymous_id is None else pseudonyms(anonymous_id)
+    experiment = event.experiment
+    if experiment is not None:
+        pairs = ((user_id, user), (anonymous_id, anonymous))
+        experiment = replaced(experiment, {raw: known for raw, known in pairs if raw is not None and known is not None})
+    event_id, event_type, event_time, _, _, session_id, listing_id, packed, _, _ = event
+    return Event(event_id, event_type, event_time, user, anonymous, session_id, listing_id, packed, experiment, True)

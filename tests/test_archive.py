@@ -32,18 +32,17 @@ from pipelines.emulators import EmulatorsMissing, emulators, pubsub_command, sdk
 from rules import CATALOGUE_PATH
 from schemas.archive_rows import archive_table, conformed, deduplicated, events_of
 from schemas.catalogue import Catalogue, parse_catalogue
+from schemas.decoding import Attributes, decode_event
 from schemas.errors import ConfigError, ForecourtError, StoreError
 from schemas.event import Event
 from schemas.instants import DAY_MS, HOUR_MS, SECOND_MS, clock_ms, date_of, format_instant, parse_instant
-from schemas.pseudonym import Pseudonyms, key_of, pseudonym_of
+from schemas.pseudonym import Pseudonyms, key_of, pseudonym_of, pseudonymise
 from schemas.tables import archive_schema
 from schemas.view import pack_attributes
 from serving.keys import KEY_VARIABLE, load_key
 from transforms.archive import Buffer, Waiting, name_of, write_archive
 from transforms.archive_files import LEFTOVER_AGE_MS, parts_of, prepare_archive, read_archive, write_part
-from transforms.decode import Attributes, decode_event
 from transforms.local_runner import local_runner
-from transforms.pseudonymise import pseudonymise
 from transforms.rules_file import load_catalogue
 from transforms.stopping import STOPPING
 

@@ -12,15 +12,14 @@ from hypothesis import strategies as st
 
 from pipelines.dead_letters import decode_dead_letter, encode_dead_letter
 from schemas.dead_letter import REASONS, DeadLetter
+from schemas.decoding import Attributes, dead_letter_of, decode_event
 from schemas.errors import EventError
 from schemas.event import Event
 from schemas.instants import format_instant
-from schemas.pseudonym import PseudonymKey, Pseudonyms, is_pseudonym
+from schemas.pseudonym import PseudonymKey, Pseudonyms, is_pseudonym, pseudonymise
 from tests.strategies import CATALOGUE
 from tests.test_decode import ANY_ATTRIBUTES, ANY_JSON, FIELDS, NOW, REFUSED, message
 from tests.test_event import GOOD, without
-from transforms.decode import Attributes, dead_letter_of, decode_event
-from transforms.pseudonymise import pseudonymise
 from transforms.windows import keyed_view, refused_view
 
 ATTRIBUTES = Attributes(CATALOGUE)

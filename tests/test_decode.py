@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.dead_letter import REASONS
+from schemas.decoding import Attributes, Decoded, decode_event
 from schemas.errors import EventError
 from schemas.event import FUTURE_TOLERANCE_MS, MAX_DEPTH, MAX_EXPERIMENT_BYTES, MAX_MESSAGE_BYTES, Event
 from schemas.instants import format_instant, parse_instant
@@ -17,7 +18,6 @@ from schemas.profile_row import view_cell
 from schemas.pseudonym import PseudonymKey, pseudonym_of
 from tests.strategies import CATALOGUE
 from tests.test_event import GOOD, without
-from transforms.decode import Attributes, Decoded, decode_event
 from transforms.windows import keyed_view
 
 ATTRIBUTES = Attributes(CATALOGUE)

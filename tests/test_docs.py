@@ -37,12 +37,12 @@ from pipelines.dead_letters import decode_dead_letter
 from rules import CATALOGUE_PATH, RULES_PATH
 from schemas.catalogue import parse_catalogue
 from schemas.dead_letter import REASONS
+from schemas.decoding import Attributes, decode_event
 from schemas.errors import EventError
 from schemas.event import json_schema
 from schemas.instants import clock_ms
 from schemas.rules import parse_rules
 from tests.strategies import ROOT
-from transforms.decode import Attributes, decode_event
 from transforms.rules_file import load_catalogue
 
 DOCUMENTS: Final = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CHANGELOG.md"]

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.decoding import Attributes, decode_event
 from schemas.errors import EventError
 from schemas.event import EventType, json_schema
 from schemas.pseudonym import PseudonymKey, pseudonym_of
 from tests.strategies import CATALOGUE, ROOT
-from transforms.decode import Attributes, decode_event
 
 GOOD: dict[str, Any] = {
     "event_id": "e1",

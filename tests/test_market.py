@@ -13,9 +13,9 @@ import pytest
 from pipelines.market import DUPLICATE, EVENT, OUT_OF_ORDER_PLACES, POISON, Emission, Market, events_of, truth_of
 from pipelines.poison import REASONS, VARIANTS
 from schemas.catalogue import parse_catalogue
+from schemas.decoding import Attributes, decode_event
 from schemas.errors import ConfigError, EventError
 from schemas.instants import DAY_MS, MINUTE_MS, parse_instant
-from transforms.decode import Attributes, decode_event
 
 START, END = 1_767_225_600_000, 1_767_225_600_000 + 30 * DAY_MS
 ROOT = pathlib.Path(__file__).parents[1]

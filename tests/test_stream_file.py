@@ -27,6 +27,7 @@ from pipelines.file_source import BATCH
 from pipelines.poison import TIMELESS_REASONS
 from rules import CATALOGUE_PATH
 from schemas.dead_letter import DeadLetter
+from schemas.decoding import Attributes, decode_event
 from schemas.errors import EventError
 from schemas.instants import DAY_MS, HOUR_MS, format_instant, parse_instant
 from serving.keys import KEY_VARIABLE
@@ -34,7 +35,6 @@ from serving.store import sqlite
 from tests.live import ROOT
 from tests.reference import SeenView
 from tests.traffic import KEY, RAW_ID, RULES, Balance, Spans, Traffic, balance_of, expected_spans, letters_in, market_of, traffic_of
-from transforms.decode import Attributes, decode_event
 from transforms.rules_file import load_catalogue
 
 ATTRIBUTES = Attributes(load_catalogue(CATALOGUE_PATH))
