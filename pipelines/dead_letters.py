@@ -3,47 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import apache_beam as beam
 import msgspec
 
 from schemas.dead_letter import DeadLetter
 from schemas.errors import ConfigError, shown
+from serving.file_sink import FileSink, Sink
 from transforms.batch import Batch
 
 _ENCODE: Final = msgspec.json.Encoder().encode
 _DECODE: Final = msgspec.json.Decoder(DeadLetter).decode
-
-
-class Sink(Protocol):
-    """Takes messages for good: when ``write`` returns, they are kept."""
-
-    def write(self, messages: Sequence[bytes]) -> None:
-        """Keep the messages."""
-
-
-class FileSink:
-    """Appends each batch to a file with one write, so that several processes can share it."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def write(self, messages: Sequence[bytes]) -> None:
-        """Append the messages, one a line; the file comes into being with the first."""
-        data = b"".join(message + b"\n" for message in messages)
-        file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
-        try:
-            size = os.fstat(file).st_size
-            if data and size and os.pread(file, 1, size - 1) != b"\n":
-                data = b"\n" + data  # a writer was killed within a line: ours must not end up on the same
-            while data:
-                data = data[os.write(file, data) :]
-        finally:
-            os.close(file)
 
 
 def check_sink_uri(uri: str) -> str:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import forecourt
-from pipelines.dead_letters import FileSink, decode_dead_letter, encode_dead_letter
+from pipelines.dead_letters import decode_dead_letter, encode_dead_letter
 from pipelines.file_source import BATCH
 from pipelines.poison import TIMELESS_REASONS
 from rules import CATALOGUE_PATH
@@ -30,6 +30,7 @@ from schemas.dead_letter import DeadLetter
 from schemas.decoding import Attributes, decode_event
 from schemas.errors import EventError
 from schemas.instants import DAY_MS, HOUR_MS, format_instant, parse_instant
+from serving.file_sink import FileSink
 from serving.keys import KEY_VARIABLE
 from serving.store import sqlite
 from tests.live import ROOT
