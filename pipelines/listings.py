@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+from schemas.errors import ConfigError
 
 LISTINGS: Final = 2_000
 LISTINGS_PER_TASTE: Final = 32
@@ -19,6 +26,7 @@ FUEL_TYPES: Final = ("petrol", "diesel", "hybrid", "electric", "lpg")
 BODY_TYPES: Final = ("suv", "hatchback", "sedan", "wagon", "ute / tray", "coupe", "convertible")
 PRICE_EDGES: Final = (15_000, 30_000, 50_000)
 MILEAGE_EDGES: Final = (30_000, 100_000)
+MAX_OFFERED: Final = 1_000_000
 TASTE_SIZES: Final = (len(FUEL_TYPES), len(BODY_TYPES), len(PRICE_EDGES) + 1, len(MILEAGE_EDGES) + 1)
 
 # make, model, body, fuel types, price when new
@@ -105,6 +113,57 @@ def listings_by_taste() -> NDArray[np.int64]:
     noise = rng.random((len(tastes), LISTINGS))
     closeness = noise + sum((tastes[:, [i]] == digits[:, i]) * weight for i, weight in enumerate(weights))
     return np.argpartition(-closeness, LISTINGS_PER_TASTE, axis=1)[:, :LISTINGS_PER_TASTE].astype(np.int64)
+
+
+def write_listings(path: str | os.PathLike[str], count: int, sponsored_share: float, seed: int) -> None:
+    """A file of ``count`` listings for an inventory, JSON lines: the marketplace's own first, then more of their kind.
+
+    A listing of the marketplace is the same vehicle for every seed; what is sponsored, how each ranks and all others depend on it.
+    """
+    if not 0 < count <= MAX_OFFERED:
+        msg = f"count == {count}, must be within 1 and {MAX_OFFERED}"
+        raise ConfigError(msg)
+    if not 0 <= sponsored_share <= 1:
+        msg = f"sponsored_share == {sponsored_share}, must be within 0 and 1"
+        raise ConfigError(msg)
+    encode = msgspec.json.Encoder().encode
+    with Path(path).open("wb") as file:
+        file.writelines(encode(offer) + b"\n" for offer in offers(count, sponsored_share, seed))
+
+
+def offers(count: int, sponsored_share: float, seed: int) -> Iterator[dict[str, Any]]:
+    """The listings that ``write_listings`` writes."""
+    rng = np.random.default_rng(seed)
+    ranks = rng.random(count).round(4).tolist()
+    sponsored = rng.permutation(np.arange(count) < round(count * sponsored_share)).tolist()
+    described = itertools.chain((listing.attributes for listing in CATALOGUE[:count]), _more(count - LISTINGS, rng))
+    for number, (rank, pays, attributes) in enumerate(zip(ranks, sponsored, described, strict=True)):
+        title = f"{attributes['year']} {attributes['make']} {attributes['model']}"
+        offer = {
+            "listing_id": f"l-{number}",
+            "sponsored": pays,
+            "rank": rank,
+            "title": title,
+            "url": f"https://cars.example/l-{number}",
+        }
+        yield {**offer, **attributes}
+
+
+def _more(n: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
+    """Attributes of listings beyond the marketplace's: drawn as those are, all at once."""
+    n = max(n, 0)
+    models, ages = rng.integers(len(_MODELS), size=n), rng.integers(0, 15, n)
+    new_prices = np.array([model[4] for model in _MODELS])
+    prices = (new_prices[models] * _VALUE_KEPT_PER_YEAR**ages * rng.uniform(0.85, 1.15, n)).round(-1).astype(np.int64)
+    mileages = ((ages + 0.1) * _KM_PER_YEAR * rng.lognormal(0, 0.4, n)).round()
+    fuels = [model[3].split() for model in _MODELS]
+    columns = (models, ages, prices, mileages, rng.integers(1 << 30, size=n))
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    for place, age, price, mileage, fuel in rows:
+        make, model, body_type, _, _ = _MODELS[place]
+        fuel_type = fuels[place][fuel % len(fuels[place])]
+        described = {"make": make, "model": model, "fuel_type": fuel_type, "body_type": body_type}
+        yield {**described, "price": price, "mileage": mileage, "year": NEWEST_YEAR - age}
 
 
 def _taste_of(attributes: dict[str, Any]) -> tuple[int, int, int, int]:
