@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import pickle
 from pathlib import Path
@@ -14,7 +15,7 @@ from schemas.errors import ConfigError, RulesError
 from schemas.release import Release
 from tests.strategies import CATALOGUE
 from tests.test_release_folder import rules
-from transforms.counters import RULES_REFUSED, counted_here
+from transforms.counters import RULES_REFUSED, count, counted_here
 from transforms.rules_file import POLL_S, RulesFile, load_release
 
 
@@ -33,7 +34,7 @@ class Watched:
 
     def __init__(self, path: Path) -> None:
         self.clock = Clock()
-        self.file = RulesFile(str(path), CATALOGUE_PATH, self.clock)
+        self.file = RulesFile(str(path), CATALOGUE_PATH, functools.partial(count, RULES_REFUSED), self.clock)
 
     def later(self, seconds: float = POLL_S) -> Release:
         """What is in force so much later."""

@@ -12,10 +12,9 @@ it had no effect (``took_effect``). Readers need no lock: versions don't change,
 from __future__ import annotations
 
 import contextlib
+import posixpath
 from collections.abc import Iterator
 from typing import Final, NamedTuple
-
-from apache_beam.io.filesystems import FileSystems
 
 from schemas.catalogue import Catalogue
 from schemas.errors import ConfigError, RulesError, shown
@@ -32,7 +31,7 @@ from schemas.release import (
 )
 from schemas.rules import RuleSet, parse_rules
 from schemas.safe_yaml import MAX_BYTES
-from transforms.whole_files import READ_ONLY, alone, is_local, read_bytes, replace_bytes
+from transforms.whole_files import READ_ONLY, alone, exists, is_local, matching, read_bytes, replace_bytes
 
 POINTER: Final = "pointer.json"
 HISTORY: Final = "history.jsonl"
@@ -68,12 +67,12 @@ def check_folder(folder: str) -> str:
 
 def is_release_folder(path: str) -> bool:
     """Whether a path is a release folder, not a rules file: whether it has a pointer."""
-    return _exists(FileSystems.join(path, POINTER))
+    return exists(posixpath.join(path, POINTER))
 
 
 def read_pointer(folder: str) -> Pointer:
     """The pointer; ``ConfigError`` when there is none that can be used."""
-    path = FileSystems.join(folder, POINTER)
+    path = posixpath.join(folder, POINTER)
     return decode_pointer(read_bytes(path, MAX_BYTES), path)
 
 
@@ -84,20 +83,20 @@ def pointer_in(folder: str) -> Pointer | None:
 
 def version_path(folder: str, version: int) -> str:
     """Where a version's rule set is."""
-    path: str = FileSystems.join(folder, VERSIONS, f"{version}.yaml")
+    path = posixpath.join(folder, VERSIONS, f"{version}.yaml")
     return path
 
 
 def text_of(folder: str, version: int) -> bytes | None:
     """A version's text, ``None`` where there is no such version."""
     path = version_path(folder, version)
-    return read_bytes(path, MAX_BYTES + 1) if _exists(path) else None
+    return read_bytes(path, MAX_BYTES + 1) if exists(path) else None
 
 
 def read_history(folder: str) -> list[Change]:
     """The changes, oldest first."""
-    path = FileSystems.join(folder, HISTORY)
-    return decode_history(read_bytes(path), path) if _exists(path) else []
+    path = posixpath.join(folder, HISTORY)
+    return decode_history(read_bytes(path), path) if exists(path) else []
 
 
 def read_texts(folder: str) -> Texts:
@@ -130,7 +129,7 @@ def parse_version(text: bytes, version: int, folder: str, catalogue: Catalogue) 
 @contextlib.contextmanager
 def changing(folder: str) -> Iterator[None]:
     """Be the only one who changes the folder; ``ConfigError`` when somebody else goes on doing so."""
-    with alone(FileSystems.join(folder, LOCK)):
+    with alone(posixpath.join(folder, LOCK)):
         yield
 
 
@@ -146,16 +145,16 @@ def store_version(folder: str, version: int, text: bytes) -> None:
 
 def record_change(folder: str, change: Change) -> None:
     """Add a change to the history, then put it into effect; inside ``changing``."""
-    path = FileSystems.join(folder, HISTORY)
-    replace_bytes(path, (read_bytes(path) if _exists(path) else b"") + encode_line(change))
+    path = posixpath.join(folder, HISTORY)
+    replace_bytes(path, (read_bytes(path) if exists(path) else b"") + encode_line(change))
     if change.after != change.before:
-        replace_bytes(FileSystems.join(folder, POINTER), encode_line(change.after))
+        replace_bytes(posixpath.join(folder, POINTER), encode_line(change.after))
 
 
 def record_backtest(folder: str, record: Backtest) -> str:
     """Keep the record of a backtest; its path. The same one twice is kept once."""
     data = encode_line(record)
-    path: str = FileSystems.join(folder, BACKTESTS, f"{sha256_of(data)[:_NAME_DIGITS]}.json")
+    path = posixpath.join(folder, BACKTESTS, f"{sha256_of(data)[:_NAME_DIGITS]}.json")
     with changing(folder):
         replace_bytes(path, data)
     return path
@@ -163,21 +162,5 @@ def record_backtest(folder: str, record: Backtest) -> str:
 
 def read_backtests(folder: str) -> list[Backtest]:
     """All records of backtests, oldest first."""
-    paths = _files(FileSystems.join(folder, BACKTESTS, "*.json"))
+    paths = matching(posixpath.join(folder, BACKTESTS, "*.json"))
     return sorted((decode_backtest(read_bytes(path), path) for path in paths), key=lambda record: record.at)
-
-
-def _exists(path: str) -> bool:
-    try:
-        return bool(FileSystems.exists(path))
-    except Exception as error:  # FileSystems raises whatever its file system does
-        msg = f"file == {path}, must be in a place that can be read: {error}"
-        raise ConfigError(msg) from error
-
-
-def _files(pattern: str) -> list[str]:
-    try:
-        return sorted(file.path for file in FileSystems.match([pattern])[0].metadata_list)
-    except Exception as error:  # FileSystems raises whatever its file system does
-        msg = f"files == {pattern}, must be in a place that can be read: {error}"
-        raise ConfigError(msg) from error

@@ -13,7 +13,6 @@ from schemas.errors import ConfigError, RulesError
 from schemas.release import Release
 from schemas.rules import RuleSet, parse_rules
 from schemas.safe_yaml import MAX_BYTES
-from transforms.counters import RULES_REFUSED, count
 from transforms.release_folder import Texts, is_release_folder, read_texts, release_of
 from transforms.whole_files import read_bytes
 
@@ -55,12 +54,16 @@ class _InForce(NamedTuple):
 class RulesFile:
     """A rules file or release folder that is looked at again every five seconds of use.
 
-    ``current()`` raises ``RulesError`` or ``ConfigError`` only the first time; later what is broken is refused loudly.
+    ``current()`` raises ``RulesError`` or ``ConfigError`` only the first time; later what is broken is refused loudly, and
+    ``on_refused`` is called.
     """
 
-    def __init__(self, path: str, catalogue_path: str, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, path: str, catalogue_path: str, on_refused: Callable[[], None], monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._path = path
         self._catalogue_path = catalogue_path
+        self._on_refused = on_refused
         self._monotonic = monotonic
         self._folder = False
         self._seen: Texts | None = None
@@ -93,7 +96,7 @@ class RulesFile:
             self._seen = texts
             found = self._parsed(texts)
         except (RulesError, ConfigError) as fault:
-            count(RULES_REFUSED)
+            self._on_refused()
             _log.error("rules refused, version %s stays in force: %s", last_good.release, fault)  # noqa: TRY400
             return last_good
         before, after = (each.texts.by_version(each.release) for each in (last_good, found))

@@ -1,24 +1,24 @@
 """Small files read and replaced as a whole, in a local folder or at any path Beam knows (``gs://``); one writer at a time.
 
 A local file is replaced by writing another beside it and renaming that, so a reader sees the old or the new one, whenever
-the writer is killed. A remote object appears when it is complete, by itself.
+the writer is killed. A remote object appears when it is complete, by itself. Beam is imported for remote paths only: the gateway
+reads rules too, and has no other use for it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
-from apache_beam.io.localfilesystem import LocalFileSystem
 
 from schemas.errors import ConfigError, StoreError
 from schemas.instants import SECOND_MS, clock_ms
@@ -28,13 +28,13 @@ CLAIM_SETTLES_S: Final = 1.0
 CLAIM_LASTS_MS: Final = 60 * SECOND_MS
 READ_ONLY: Final = 0o444
 _LOOK_S: Final = 0.01
-_PLAIN: Final = CompressionTypes.UNCOMPRESSED
+_SCHEME: Final = re.compile(r"[a-zA-Z][-a-zA-Z0-9+.]*://")
 
 
 def read_bytes(path: str, at_most: int = -1) -> bytes:
     """A file's bytes, the first ``at_most`` of them; ``ConfigError`` when it can't be read."""
     try:
-        with FileSystems.open(path, mime_type="application/octet-stream") as file:
+        with open(path, "rb") if is_local(path) else _remote().open(path, mime_type="application/octet-stream") as file:
             return bytes(file.read(at_most))
     except Exception as error:  # FileSystems raises whatever its file system does
         msg = f"file == {path}, must be readable: {error}"
@@ -47,7 +47,9 @@ def replace_bytes(path: str, data: bytes, mode: int = 0o644) -> None:
         if is_local(path):
             _replace_local(Path(path), data, mode)
         else:
-            with FileSystems.create(path, compression_type=_PLAIN) as file:
+            from apache_beam.io.filesystem import CompressionTypes
+
+            with _remote().create(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
                 file.write(data)
     except Exception as error:  # FileSystems raises whatever its file system does
         msg = f"file == {path}, must be writable: {error}"
@@ -56,10 +58,33 @@ def replace_bytes(path: str, data: bytes, mode: int = 0o644) -> None:
 
 def is_local(path: str) -> bool:
     """Whether a path is this machine's; ``ConfigError`` for one that Beam doesn't know."""
+    if not _SCHEME.match(path):
+        return True
     try:
-        return isinstance(FileSystems.get_filesystem(path), LocalFileSystem)
+        _remote().get_filesystem(path)
     except ValueError as error:
         msg = f"path == {path}, must be local or one that Beam knows, such as gs://BUCKET/FOLDER: {error}"
+        raise ConfigError(msg) from error
+    return False
+
+
+def exists(path: str) -> bool:
+    """Whether a file is there; ``ConfigError`` when that can't be told."""
+    try:
+        return os.path.exists(path) if is_local(path) else bool(_remote().exists(path))
+    except Exception as error:  # FileSystems raises whatever its file system does
+        msg = f"file == {path}, must be in a place that can be read: {error}"
+        raise ConfigError(msg) from error
+
+
+def matching(pattern: str) -> list[str]:
+    """The paths of the files that match a pattern, sorted; ``ConfigError`` when that can't be told."""
+    try:
+        if is_local(pattern):
+            return sorted(glob.glob(pattern))
+        return sorted(file.path for file in _remote().match([pattern])[0].metadata_list)
+    except Exception as error:  # FileSystems raises whatever its file system does
+        msg = f"files == {pattern}, must be in a place that can be read: {error}"
         raise ConfigError(msg) from error
 
 
@@ -73,6 +98,12 @@ def alone(lock: str) -> Iterator[None]:
     deadline = time.monotonic() + LOCK_WAIT_S
     with _locked(Path(lock), deadline) if is_local(lock) else _claimed(lock, deadline):
         yield
+
+
+def _remote() -> Any:
+    from apache_beam.io.filesystems import FileSystems
+
+    return FileSystems
 
 
 class _Claim(msgspec.Struct):
@@ -113,11 +144,11 @@ def _claimed(path: str, deadline: float) -> Iterator[None]:
     try:
         yield
     finally:
-        FileSystems.delete([path])
+        _remote().delete([path])
 
 
 def _claim_in(path: str) -> _Claim | None:
-    if not FileSystems.exists(path):
+    if not exists(path):
         return None
     with contextlib.suppress(msgspec.DecodeError, ConfigError):  # taken back just now
         return msgspec.json.decode(read_bytes(path), type=_Claim)

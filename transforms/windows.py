@@ -26,7 +26,7 @@ from serving.recent import Recent
 from serving.store import RowUpdate, Store, WindowRead, open_store
 from transforms.batch import Batch
 from transforms.canary import Prepared, answers_of, prepared
-from transforms.counters import APPLIED, DUPLICATE, REFUSED, count
+from transforms.counters import APPLIED, DUPLICATE, REFUSED, RULES_REFUSED, count
 from transforms.kernel import MAX_VIEWS
 from transforms.membership import Views, warm_up
 from transforms.patience import patiently
@@ -170,7 +170,7 @@ class _KeyByUser(beam.DoFn):  # type: ignore[misc]
 class _MaintainWindows(beam.DoFn):  # type: ignore[misc]
     def __init__(self, store: str, rules: str, catalogue: str) -> None:
         self._store_uri = store
-        self._rules_file = RulesFile(rules, catalogue)
+        self._rules_file = RulesFile(rules, catalogue, functools.partial(count, RULES_REFUSED))
 
     def setup(self) -> None:
         self._store = open_store(self._store_uri)
