@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import pathlib
 import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.errors import RulesError
+from schemas.errors import ConfigError, RulesError
 from schemas.experiments import (
     MAX_WEIGHT,
     UNITS,
@@ -21,6 +23,7 @@ from schemas.experiments import (
     parse_experiments,
 )
 from schemas.instants import LAST_INSTANT_MS, parse_instant
+from serving.experiments_file import POLL_S, ExperimentsFile, load_experiments, redrawn
 from tests.strategies import ROOT
 
 TEXT = """\
@@ -285,3 +288,145 @@ def test_a_written_file_has_a_line_for_each_experiment() -> None:
         '  - {"name": "first", "v',
         '  - {"name": "second", "',
     ]
+
+
+# --- polled --------------------------------------------------------------------------------------------------------------
+
+
+class Polled:
+    """A file that is looked at, with a clock that is moved by hand."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.path, self.now_s = path, 100.0
+        self.refused = 0
+        self.changes: list[tuple[int, int]] = []
+        path.write_text(TEXT)
+        self.file = ExperimentsFile(
+            str(path),
+            lambda: self.now_s,
+            refused=self.count,
+            changed=lambda before, after: self.changes.append((before.version, after.version)),
+        )
+
+    def count(self) -> None:
+        self.refused += 1
+
+    def looked(self, text: str | None = None, after_s: float = POLL_S) -> bool:
+        """Whether there is a change once the file holds the text and the time has passed."""
+        if text is not None:
+            self.path.write_text(text)
+        self.now_s += after_s
+        return self.file.look()
+
+
+@pytest.fixture
+def polled(tmp_path: pathlib.Path) -> Polled:
+    return Polled(tmp_path / "e.yaml")
+
+
+def test_a_change_is_in_force_at_the_next_look(polled: Polled, caplog: pytest.LogCaptureFixture) -> None:
+    before = polled.file.current()
+    assert before == parse(TEXT)
+    assert not polled.looked(TEXT.replace("version: 7", "version: 8"), after_s=POLL_S - 0.1)
+    assert polled.file.current() is before
+    with caplog.at_level(logging.WARNING):
+        assert polled.looked(after_s=0.2)
+    assert polled.file.current().version == 8
+    assert polled.changes == [(7, 8)]
+    assert [record.getMessage() for record in caplog.records] == ["experiments version 8 in force (was 7)"]
+
+
+def test_the_poll_is_short_enough_for_a_change_to_be_in_force_within_five_seconds() -> None:
+    assert POLL_S + 1.0 <= 5.0  # the task looks once a second
+
+
+def test_a_file_that_stays_as_it_is_stays_the_same_object(polled: Polled) -> None:
+    before = polled.file.current()
+    assert not polled.looked()
+    assert not polled.looked(TEXT + "# a comment\n")
+    assert polled.file.current() is before
+    assert polled.changes == []
+
+
+@pytest.mark.parametrize("broken", ["version: 8", "{", "", TEXT.replace("[0, 0.5]", "[0, 0.6]")])
+def test_a_broken_file_is_refused_loudly_and_the_last_good_one_stays(
+    polled: Polled, caplog: pytest.LogCaptureFixture, broken: str
+) -> None:
+    before = polled.file.current()
+    with caplog.at_level(logging.ERROR):
+        assert not polled.looked(broken)
+    assert polled.file.current() is before
+    assert polled.refused == 1
+    assert len(caplog.records) == 1
+    assert "experiments refused, version 7 stays in force: " in caplog.text
+    assert str(polled.path) in caplog.text
+    assert not polled.looked()  # the same text again is no news
+    assert polled.refused == 1
+    assert polled.looked(TEXT.replace("version: 7", "version: 9"))
+    assert polled.file.current().version == 9
+
+
+def test_a_file_that_goes_and_comes_back_is_bridged(polled: Polled, caplog: pytest.LogCaptureFixture) -> None:
+    polled.path.unlink()
+    with caplog.at_level(logging.ERROR):
+        assert not polled.looked()
+    assert "must be a local file that can be read: No such file" in caplog.text
+    assert (polled.refused, polled.file.current().version) == (1, 7)
+    assert not polled.looked(TEXT)
+    assert polled.looked(TEXT.replace("version: 7", "version: 8"))
+
+
+def test_the_kill_switch_is_told(polled: Polled, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert polled.looked(TEXT.replace("version: 7", "version: 8\nkill: true"))
+    assert polled.file.current().kill
+    assert "experiments version 8 in force (was 7), all killed" in caplog.text
+
+
+def test_a_change_under_the_same_version_is_told(polled: Polled, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert polled.looked(TEXT.replace("ramp: 0.25", "ramp: 0.5"))
+    assert polled.file.current().experiments[0].ramp == 0.5
+    assert "experiments changed but version == 7 did not" in caplog.text
+    assert "draws its units anew" not in caplog.text
+
+
+def test_another_drawing_under_the_same_version_is_told(polled: Polled, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR):
+        assert polled.looked(TEXT.replace("version: 7", "version: 8").replace("weight: 3.5", "weight: 1"))
+    assert "experiment first draws its units anew and its version is the same" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "names"),
+    [
+        ("slice: [0, 0.5]", "slice: [0, 0.4]", ["first"]),
+        ("salt: again", "salt: once_more", ["second"]),
+        ('salt: "2026"', "salt: other", ["first", "second"]),
+        ("shows: true", "shows: false", ["first"]),
+        ("policy: combined", "policy: other", ["first"]),
+        ("ramp: 0.25", "ramp: 0.3", []),
+        ("ramp: 0\n", "ramp: 1\n", []),
+        ("running: false\n", "running: true\n", []),
+        ("suv: {ramp: 0.05}", "suv: {ramp: 0.5}", []),
+        ("version: 3", "version: 4", []),
+        ("version: 3\n    layer: featured\n    slice: [0, 0.5]", "version: 4\n    layer: featured\n    slice: [0, 0.4]", []),
+        ("name: second", "name: third", []),
+    ],
+)
+def test_what_draws_units_anew_is_known(old: str, new: str, names: list[str]) -> None:
+    assert old in TEXT
+    assert list(redrawn(parse(TEXT), parse(TEXT.replace(old, new)))) == names
+
+
+def test_a_server_does_not_start_without_experiments_it_can_use(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "e.yaml"
+    with pytest.raises(ConfigError, match="experiments == .*e.yaml, must be a local file that can be read: No such file"):
+        ExperimentsFile(str(path))
+    path.write_text("version: 1")
+    with pytest.raises(RulesError, match="experiments.layers is missing"):
+        ExperimentsFile(str(path))
+    path.write_text(TEXT)
+    with pytest.raises(RulesError, match="must be one of highest_score"):
+        ExperimentsFile(str(path), policies={"highest_score"})
+    assert load_experiments(str(path)) == parse(TEXT)
