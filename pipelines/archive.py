@@ -152,6 +152,6 @@ def _bundle_limits(config: Config) -> Any:
     """When a bundle of Pub/Sub messages ends, ``None`` for a file."""
     if not config.live:
         return None
-    from pipelines.pubsub import BundleLimits
+    from pipelines.pubsub_source import BundleLimits
 
     return BundleLimits(seconds=config.flush_seconds, messages=config.flush_events, lease_s=config.lease_s)

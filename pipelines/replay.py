@@ -18,7 +18,8 @@ import msgspec
 
 from pipelines.dead_letters import check_sink_uri, decode_dead_letter, open_sink
 from pipelines.file_source import lines_of
-from pipelines.pubsub import Puller, check_subscription, subscription_path
+from pipelines.pubsub import check_subscription, subscription_path
+from pipelines.pubsub_source import Puller
 from pipelines.source import file_path
 from schemas.dead_letter import REASONS
 from schemas.errors import ConfigError, shown

@@ -49,7 +49,8 @@ class ReadEvents(beam.PTransform):  # type: ignore[misc]
         path = file_path(self.uri)
         if path is not None:
             return begin | "File" >> ReadFile(path)
-        from pipelines.pubsub import BundleLimits, PullMessages, subscription_path
+        from pipelines.pubsub import subscription_path
+        from pipelines.pubsub_source import BundleLimits, PullMessages
 
         if self.dataflow:
             read = beam.io.ReadFromPubSub(subscription=subscription_path(self.uri))

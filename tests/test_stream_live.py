@@ -15,7 +15,7 @@ import pytest
 import forecourt
 from pipelines import stream
 from pipelines.emulators import Endpoints
-from pipelines.pubsub import Pulled, Puller
+from pipelines.pubsub_source import Pulled, Puller
 from schemas.pseudonym import Pseudonyms, key_of
 from serving.keys import KEY_VARIABLE
 from serving.store import open_store
