@@ -43,7 +43,8 @@ class LoadError(RuntimeError):
 class LoadResult(NamedTuple):
     """Answers in ``seconds``, and times in ms of the requests sent in them.
 
-    ``lost`` are connections that ended before we were done, and answers that didn't come.
+    ``sent`` are all requests, those of the warm-up too: what the server worked for. ``lost`` are connections that ended before we
+    were done, and answers that didn't come.
     """
 
     connections: int
@@ -54,6 +55,7 @@ class LoadResult(NamedTuple):
     p99_ms: float
     worst_ms: float
     statuses: dict[str, int]
+    sent: int
     lost: int
 
     def required(self, status: int = 200) -> LoadResult:
@@ -142,7 +144,7 @@ class _Record:
         self.requests = itertools.islice(itertools.cycle(requests), start % len(requests), None)
         self.begin = self.end = float("inf")  # of what counts, on the loop's clock
         self.stopped = False
-        self.answered = 0
+        self.sent = self.answered = 0
         self.times: list[float] = []
         self.statuses: Counter[str] = Counter()
         self.lost = 0
@@ -188,6 +190,7 @@ class _Connection(asyncio.Protocol):
         if not self._record.stopped:
             self._sent = now
             self.waiting = True
+            self._record.sent += 1
             self._write(next(self._record.requests))
 
 
@@ -215,7 +218,8 @@ async def _run(arguments: argparse.Namespace, requests: Sequence[bytes]) -> Load
     times = sorted(record.times)
     p50, p99, worst = (round(1000 * value, 3) for value in (percentile(times, 0.5), percentile(times, 0.99), times[-1]))
     rate, statuses = round(record.answered / arguments.seconds, 1), dict(sorted(record.statuses.items()))
-    return LoadResult(arguments.connections, arguments.seconds, record.answered, rate, p50, p99, worst, statuses, record.lost)
+    asked = record.answered, rate, p50, p99, worst, statuses, record.sent
+    return LoadResult(arguments.connections, arguments.seconds, *asked, record.lost)
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
