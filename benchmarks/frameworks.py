@@ -4,8 +4,8 @@
     python -m benchmarks.frameworks [--rounds N] [--seconds S] [--connections N]
 
 All servers are up at the same time in one environment, one worker each on the same core, and are asked in turn, in short rounds; a
-round's requests a second are set against those of ASGI by hand on uvicorn in the same round. The processor time of a request is what
-stays the same when others use the machine too. Prints a table and writes benchmarks/results/frameworks.json. Machines are noisy:
+round's requests a second are set against those of ASGI by hand on uvicorn in the same round. The processor time of a request is
+what stays when others use the machine too. Prints a table and writes benchmarks/results/frameworks.json. Machines are noisy:
 compare within a run.
 
 The choice is Falcon on uvicorn, by speed and by what comes along with it. It is the cheapest of the four for a GET and second for a
