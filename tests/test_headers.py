@@ -30,7 +30,7 @@ from serving.headers_nonces import CLOCK_STEP_MS, Nonces
 from serving.reader import SegmentsRead
 from serving.segments import Segment
 from serving.signatures import INPUT, SIGNATURE, HeaderRefusedError, Parameters, Request, input_member, mac_of, signature_base
-from tests.strategies import START
+from tests.strategies import ROOT, START
 
 Headers = list[tuple[str, str]]
 
@@ -476,3 +476,9 @@ def test_nonces_are_random_and_fit() -> None:
     some = {new_nonce() for _ in range(100)}
     assert len(some) == 100
     assert verified(signed(nonce=some.pop())) == SAID
+
+
+def test_the_page_lists_every_reason() -> None:
+    page = (ROOT / "docs/headers.md").read_text()
+    table = page.partition("| reason | when |\n|---|---|\n")[2].partition("\n\n")[0]
+    assert table.splitlines() == [f"| `{reason}` | {when} |" for reason, when in REASONS.items()]
