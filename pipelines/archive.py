@@ -15,8 +15,9 @@ from typing import Any, Final, NamedTuple
 import apache_beam as beam
 from apache_beam.options.pipeline_options import StandardOptions
 
-from pipelines.dead_letters import WriteDeadLetters, check_sink_uri
+from pipelines.dead_letters import WriteDeadLetters
 from pipelines.launch import DATAFLOW, add_runner_options, dry_run, launched, pipeline_options, summary_of
+from pipelines.sinks import check_sink_uri
 from pipelines.source import ReadEvents, check_source, file_path
 from rules import CATALOGUE_PATH
 from schemas.errors import EXIT_FAILED, EXIT_OK, ConfigError
@@ -54,7 +55,7 @@ class Config:
         """Check what can be checked without touching anything outside."""
         check_archive_path(self.archive)
         if self.dead_letters is not None:
-            check_sink_uri(self.dead_letters)
+            check_sink_uri(self.dead_letters, "dead letters")
         if self.key_of is not None:
             check_uri(self.key_of)
         if not 0 < self.flush_seconds <= MAX_FLUSH_SECONDS:

@@ -4,34 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 import apache_beam as beam
 import msgspec
 
+from pipelines.sinks import open_sink
 from schemas.dead_letter import DeadLetter
-from schemas.errors import ConfigError, shown
-from serving.file_sink import FileSink, Sink
 from transforms.batch import Batch
 
 _ENCODE: Final = msgspec.json.Encoder().encode
 _DECODE: Final = msgspec.json.Decoder(DeadLetter).decode
-
-
-def check_sink_uri(uri: str) -> str:
-    """The URI itself; ``ConfigError`` when no sink can be opened at it."""
-    if uri.startswith("file:") and len(uri) > len("file:"):
-        folder = Path(uri.removeprefix("file:")).parent
-        if folder.is_dir():
-            return uri
-        msg = f"dead letters == {uri}, must lie in a folder that exists: {folder}"
-        raise ConfigError(msg)
-    project, _, topic = uri.removeprefix("pubsub://").partition("/topics/")
-    if uri.startswith("pubsub://") and project and topic:
-        return uri
-    msg = f"dead letters == {shown(uri)}, must be file:PATH or pubsub://PROJECT/topics/TOPIC"
-    raise ConfigError(msg)
 
 
 def encode_dead_letter(letter: DeadLetter) -> bytes:
@@ -65,12 +48,3 @@ class _WriteDeadLetters(beam.DoFn):  # type: ignore[misc]
     def process(self, letters: list[DeadLetter]) -> Iterator[int]:
         self._sink.write([encode_dead_letter(letter) for letter in letters])
         yield len(letters)
-
-
-def open_sink(uri: str) -> Sink:
-    """The sink at a URI."""
-    if uri.startswith("file:"):
-        return FileSink(uri.removeprefix("file:"))
-    from pipelines.pubsub import TopicSink
-
-    return TopicSink(uri)

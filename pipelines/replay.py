@@ -16,10 +16,11 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from pipelines.dead_letters import check_sink_uri, decode_dead_letter, open_sink
+from pipelines.dead_letters import decode_dead_letter
 from pipelines.file_source import lines_of
 from pipelines.pubsub import check_subscription, subscription_path
 from pipelines.pubsub_source import Puller
+from pipelines.sinks import check_sink_uri, open_sink
 from pipelines.source import file_path
 from schemas.dead_letter import REASONS
 from schemas.errors import ConfigError, shown
@@ -38,7 +39,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check what can be checked without touching anything outside."""
-        check_sink_uri(self.to)
+        check_sink_uri(self.to, "dead letters")
         for reason in self.reasons:
             if reason not in REASONS:
                 msg = f"--reason == {shown(reason)}, must be one of {', '.join(REASONS)}"

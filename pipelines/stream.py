@@ -15,9 +15,10 @@ from typing import Any, Final, NamedTuple
 import apache_beam as beam
 from apache_beam.options.pipeline_options import StandardOptions
 
-from pipelines.dead_letters import WriteDeadLetters, check_sink_uri
+from pipelines.dead_letters import WriteDeadLetters
 from pipelines.file_source import newest_event_time
 from pipelines.launch import add_runner_options, dry_run, launched, pipeline_options, summary_of
+from pipelines.sinks import check_sink_uri
 from pipelines.source import ReadEvents, check_source, file_path
 from rules import CATALOGUE_PATH, RULES_PATH
 from schemas.errors import EXIT_FAILED, ConfigError, shown
@@ -49,7 +50,7 @@ class Config:
     def __post_init__(self) -> None:
         """Check what can be checked without touching anything outside."""
         check_uri(self.store)
-        check_sink_uri(self.dead_letters)
+        check_sink_uri(self.dead_letters, "dead letters")
         if self.rebase is not None:
             if file_path(self.source) is None:
                 msg = f"--rebase == {self.rebase}, must go with a file: source"

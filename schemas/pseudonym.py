@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from schemas.errors import ConfigError
@@ -80,7 +80,7 @@ def replaced(value: Any, replacements: Mapping[Any, str]) -> Any:
     return replacements.get(value, value)
 
 
-def pseudonymise(event: Event, pseudonyms: Pseudonyms) -> Event:
+def pseudonymise(event: Event, pseudonyms: Callable[[str], str]) -> Event:
     """The event with pseudonyms for its ids, in its experiment object too; an event that has them already as it is."""
     if event.pseudonymised:
         return event

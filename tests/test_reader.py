@@ -1,0 +1,264 @@
+"""The segment reader over a store that is played: every way to have no answer, and what is shared, kept and given up."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from schemas.errors import StoreError, StoreTimeoutError, StoreUnavailableError
+from schemas.profile_row import Consent, Membership, ProfileRow, SegmentSpans, Span
+from serving.reader import SegmentReader, SegmentsRead
+from serving.row_loader import PROBE_KEY, Limits
+from serving.store.rows import Rows
+
+NOW = 1_000_000_000_000
+LIMITS = Limits(deadline_s=0.05, max_reads=2, max_rows_a_read=3, max_waiting=4, probe_every_s=0.01, reconnect_every_s=0.03)
+
+
+def row(key: str, *names: str, as_of: int = NOW - 1_000, opted_out: bool | None = None) -> ProfileRow:
+    spans = [SegmentSpans(name, [Span(as_of, NOW + 60_000, 0.9 - index / 10, 10, 9)]) for index, name in enumerate(names)]
+    consent = None if opted_out is None else Consent(opted_out, NOW)
+    return ProfileRow(key, Membership(7, as_of, spans), None, None, consent)
+
+
+class PlayedRows:
+    """A store that answers as told: after ``delay_s``, from ``held``, or with ``fault``."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, ProfileRow | StoreError] = {}
+        self.delay_s = 0.0
+        self.fault: StoreError | None = None
+        self.reads: list[list[str]] = []
+        self.at_once = self.most_at_once = self.reconnects = 0
+
+    async def read(self, keys: Sequence[str], deadline_s: float) -> Rows:
+        self.reads.append(list(keys))
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            try:
+                await asyncio.wait_for(asyncio.sleep(self.delay_s), deadline_s)
+            except TimeoutError as error:
+                raise StoreTimeoutError("no answer") from error
+            if self.fault is not None:
+                raise self.fault
+            return {key: self.held.get(key, ProfileRow(key, None, None)) for key in keys}
+        finally:
+            self.at_once -= 1
+
+    async def reconnect(self) -> None:
+        self.reconnects += 1
+
+    async def close(self) -> None:
+        self.held.clear()
+
+    @property
+    def asked(self) -> list[str]:
+        return [key for keys in self.reads for key in keys if key != PROBE_KEY]
+
+
+Playing = Callable[[SegmentReader, PlayedRows], Awaitable[None]]
+
+
+def played(
+    play: Playing, *, withdrawn: tuple[str, ...] = (), ttl_s: float = 60.0, timer: Callable[[], float] | None = None
+) -> None:
+    """Run a play with a reader over a played store; user ``u`` has row ``k:u``."""
+
+    @asynccontextmanager
+    async def reader_over(rows: PlayedRows) -> AsyncIterator[SegmentReader]:
+        reader = SegmentReader(rows, "k:{}".format, withdrawn=lambda: withdrawn, limits=LIMITS, ttl_s=ttl_s, timer=timer)
+        yield reader
+        await reader.close()
+
+    async def run() -> None:
+        rows = PlayedRows()
+        async with reader_over(rows) as reader:
+            await play(reader, rows)
+
+    asyncio.run(run())
+
+
+def told(read: SegmentsRead) -> tuple[list[str], str, str | None]:
+    return [segment.name for segment in read.segments], read.source, read.reason
+
+
+def test_segments_come_with_version_age_and_source() -> None:
+    async def play(reader: SegmentReader, rows: PlayedRows) -> None:
+        rows.held["k:ann"] = row("k:ann", "electric", "suv")
+        first, second = [await reader.read("ann", now=NOW) for _ in range(2)]
+        assert told(first) == (["electric", "suv"], "store", None)
+        assert told(second) == (["electric", "suv"], "cache", None)
+        assert (first.rule_version, first.as_of, first.age_ms) == (7, NOW - 1_000, 1_000)
+        assert first.segments[0].score == 0.9
+        assert rows.asked == ["k:ann"]
+
+    played(play)
+
+
+@pytest.mark.parametrize(
+    ("held", "withdrawn", "reason"),
+    [
+        (None, (), "unknown_user"),
+        (ProfileRow("k:ann", None, None), (), "unknown_user"),
+        (row("k:ann"), (), "no_segments"),
+        (row("k:ann", "suv", opted_out=True), (), "opted_out"),
+        (ProfileRow("k:ann", None, None, None, Consent(opted_out=True, time=1)), (), "opted_out"),
+        (row("k:ann", "suv"), ("suv",), "withdrawn"),
+        (row("k:ann", "suv", as_of=NOW + 6 * 60_000), (), "clock_behind"),
+        (StoreError("row k:ann…: a cell can't be read"), (), "bad_row"),
+    ],
+)
+def test_no_segments_always_have_a_reason(held: ProfileRow | StoreError | None, withdrawn: tuple[str, ...], reason: str) -> None:
+    async def play(reader: SegmentReader, rows: PlayedRows) -> None:
+        rows.held = {} if held is None else {"k:ann": held}
+        assert told(await reader.read("ann", now=NOW)) == ([], "none" if reason == "bad_row" else "store", reason)
+
+    played(play, withdrawn=withdrawn)
+
+
+def test_who_opted_in_again_has_segments_and_one_withdrawn_leaves_the_others() -> None:
+    async def play(reader: SegmentReader, rows: PlayedRows) -> None:
+        rows.held["k:ann"] = row("k:ann", "electric", "suv", opted_out=False)
+        assert told(await reader.read("ann", now=NOW)) == (["suv"], "store", None)
+
+    played(play, withdrawn=("electric",))
+
+
+def test_a_browser_is_looked_up_where_there_is_no_user_and_nobody_without_either() -> None:
+    async def play(reader: SegmentReader, rows: PlayedRows) -> None:
+        rows.held["k:browser"] = row("k:browser", "suv")
+        assert (await reader.read(None, "browser", now=NOW)).reason is None
+        assert (await reader.read("ann", "browser", now=NOW)).reason == "unknown_user"
+        assert (await reader.read(None, None, now=NOW)).reason == "unknown_user"
+        assert rows.asked == ["k:browser", "k:ann"]
+
+    played(play)
+
+
+def test_membership_is_judged_at_each_instant_also_from_the_cache() -> None:
+    async def play(reader: SegmentReader, rows: PlayedRows) -> None:
+        rows.held["k:ann"] = row("k:ann", "suv")
+        assert told(await reader.read("ann", now=NOW)) == (["suv"], "store", None)
+        assert told(await reader.read("ann", now=NOW + 60_000)) == ([], "cache", "no_segments")
+
+    played(play)
+
+
+def test_all_who_ask_for_a_user_at_once_share_one_read() -> None:
+    async def play(reader: SegmentReader, rows: PlayedRows) -> None:
+        rows.held["k:ann"], rows.delay_s = row("k:ann", "suv"), 0.01
+        reads = await asyncio.gather(*[reader.read("ann", now=NOW) for _ in range(50)])
+        assert {read.source for read in reads} == {"store"}
+        assert rows.asked == ["k:ann"]
+
+    played(play)
+
+
+def test_keys_that_wait_are_read_together_and_never_more_calls_at_once_than_allowed() -> None:
+    async def play(reader: SegmentReader, rows: PlayedRows) -> None:
+        rows.delay_s = 0.005
+        reads = await asyncio.gather(*[reader.read(f"u{number}", now=NOW) for number in range(6)])
+        assert {read.reason for read in reads} == {"unknown_user"}
+        assert rows.reads == [["k:u0"], ["k:u1"], ["k:u2", "k:u3", "k:u4"], ["k:u5"]]
+        assert rows.most_at_once == LIMITS.max_reads
+
+    played(play)
+
+
+def test_beyond_what_may_wait_requests_are_shed_at_once() -> None:
+    async def play(reader: SegmentReader, rows: PlayedRows) -> None:
+        rows.delay_s = 0.01
+        reads = await asyncio.gather(*[reader.read(f"u{number}", now=NOW) for number in range(20)])
+        reasons = [read.reason for read in reads]
+        held = LIMITS.max_reads + LIMITS.max_waiting
+        assert reasons == ["unknown_user"] * held + ["overloaded"] * (20 - held)
+
+    played(play)
+
+
+def test_a_slow_store_costs_no_more_than_the_deadline() -> None:
+    async def play(reader: SegmentReader, rows: PlayedRows) -> None:
+        rows.delay_s = 30.0
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        assert told(await reader.read("ann", now=NOW)) == ([], "none", "timeout")
+        assert loop.time() - began < 10 * LIMITS.deadline_s  # and not 30 s
+
+    played(play)
+
+
+def test_keys_whose_askers_have_gone_are_not_read_any_more() -> None:
+    async def play(reader: SegmentReader, rows: PlayedRows) -> None:
+        rows.delay_s = 30.0
+        await asyncio.gather(*[reader.read(f"u{number}", now=NOW) for number in range(4)])
+        await asyncio.sleep(LIMITS.deadline_s)
+        assert rows.asked == ["k:u0", "k:u1"]
+
+    played(play)
+
+
+@pytest.mark.parametrize("fault", [StoreUnavailableError("gone"), StoreError("no such table")])
+def test_after_failures_in_a_row_nobody_waits_until_a_probe_gets_through(fault: StoreError) -> None:
+    async def play(reader: SegmentReader, rows: PlayedRows) -> None:
+        rows.held["k:ann"], rows.fault = row("k:ann", "suv"), fault
+        for number in range(5):
+            assert (await reader.read(f"u{number}", now=NOW)).reason == "store_down"
+        assert reader.breaker.state == "open"
+        asked = len(rows.asked)
+        assert (await reader.read("ann", now=NOW)).reason == "store_down"
+        assert len(rows.asked) == asked
+        await asyncio.sleep(0.1)
+        assert [PROBE_KEY] in rows.reads
+        assert rows.reconnects > 0
+        rows.fault = None
+        await asyncio.sleep(0.05)
+        assert told(await reader.read("ann", now=NOW)) == (["suv"], "store", None)
+
+    played(play)
+
+
+def test_a_success_between_failures_keeps_the_breaker_closed() -> None:
+    async def play(reader: SegmentReader, rows: PlayedRows) -> None:
+        for number in range(20):
+            rows.fault = StoreUnavailableError("gone") if number % 3 else None
+            await reader.read(f"u{number}", now=NOW)
+        assert reader.breaker.state == "closed"
+
+    played(play)
+
+
+def test_a_damaged_row_spoils_neither_its_neighbours_nor_the_breaker() -> None:
+    async def play(reader: SegmentReader, rows: PlayedRows) -> None:
+        rows.delay_s = 0.005
+        for number in range(40):
+            rows.held[f"k:u{number}"] = StoreError("damaged") if number % 2 else row(f"k:u{number}", "suv")
+        for start in range(0, 40, 4):
+            reads = await asyncio.gather(*[reader.read(f"u{start + place}", now=NOW) for place in range(4)])
+            assert [read.reason for read in reads] == [None, "bad_row"] * 2
+        assert reader.breaker.state == "closed"
+
+    played(play)
+
+
+def test_what_was_read_is_kept_for_its_time_and_a_fault_not_at_all() -> None:
+    clock = [0.0]
+
+    async def play(reader: SegmentReader, rows: PlayedRows) -> None:
+        rows.fault = StoreUnavailableError("gone")
+        assert (await reader.read("ann", now=NOW)).reason == "store_down"
+        rows.fault = None
+        assert told(await reader.read("ann", now=NOW)) == ([], "store", "unknown_user")
+        rows.held["k:ann"] = row("k:ann", "suv")
+        clock[0] = 1.9
+        assert told(await reader.read("ann", now=NOW)) == ([], "cache", "unknown_user")
+        clock[0] = 2.1
+        assert told(await reader.read("ann", now=NOW)) == (["suv"], "store", None)
+        reader.forget("ann")
+        assert (await reader.read("ann", now=NOW)).source == "store"
+
+    played(play, ttl_s=2.0, timer=lambda: clock[0])
