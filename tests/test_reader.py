@@ -65,7 +65,7 @@ Playing = Callable[[SegmentReader, PlayedRows], Awaitable[None]]
 
 
 def played(
-    play: Playing, *, withdrawn: tuple[str, ...] = (), ttl_s: float = 60.0, timer: Callable[[], float] | None = None
+    play: Playing, *, withdrawn: tuple[str, ...] = (), ttl_s: float = 60.0, timer: Callable[[], float] = time.monotonic
 ) -> None:
     """Run a play with a reader over a played store; user ``u`` has row ``k:u``."""
 
