@@ -16,6 +16,7 @@ from scipy import stats  # type: ignore[import-untyped]
 from experiments.assignment import REASONS, Assignment, arm_of, assign, with_segment
 from schemas.experiments import Arm, Experiment, Experiments, Flag, Layer, Unit
 from schemas.hashing import POSITIONS, position_of, within
+from tests.strategies import ROOT
 
 SESSIONS = [f"s{number}" for number in range(100_000)]
 FEW = SESSIONS[:2_000]
@@ -104,6 +105,28 @@ def test_arms_lie_side_by_side_by_exact_weights(weights: list[float], unit: str)
     assert arm_of(experiment(arms=arms), unit).name == f"a{expected}"
 
 
+@pytest.mark.parametrize(
+    ("position", "arm"),
+    [
+        (0, "a0"),
+        (POSITIONS // 3, "a0"),  # a third of a power of two is no whole number: this is the last position below it
+        (POSITIONS // 3 + 1, "a1"),
+        (2 * POSITIONS // 3, "a1"),
+        (2 * POSITIONS // 3 + 1, "a2"),
+        (POSITIONS - 1, "a2"),
+    ],
+)
+def test_the_last_position_of_an_arm_is_its_own(position: int, arm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.assignment.position_of", lambda salt, unit: position)
+    assert arm_of(experiment(arms=tuple(Arm(f"a{index}", 1.0, False) for index in range(3))), "s1").name == arm
+
+
+def test_half_of_the_positions_are_the_first_arms(monkeypatch: pytest.MonkeyPatch) -> None:
+    for position, arm in ((POSITIONS // 2 - 1, "control"), (POSITIONS // 2, "treatment")):
+        monkeypatch.setattr("experiments.assignment.position_of", lambda salt, unit, position=position: position)
+        assert arm_of(experiment(), "s1").name == arm
+
+
 # --- shares --------------------------------------------------------------------------------------------------------------
 
 
@@ -116,8 +139,9 @@ def test_arms_have_the_shares_that_their_weights_say() -> None:
 
 @pytest.mark.parametrize("ramp", [0.001, 0.05, 0.5, 0.99])
 def test_a_ramp_has_its_share_of_the_units(ramp: float) -> None:
-    inside = sum(assigned(file_of(experiment(ramp=ramp)), session).arm is not None for session in SESSIONS)
-    assert stats.binomtest(inside, len(SESSIONS), ramp).pvalue > UNLIKELY
+    some = SESSIONS[:30_000]
+    inside = sum(assigned(file_of(experiment(ramp=ramp)), session).arm is not None for session in some)
+    assert stats.binomtest(inside, len(some), ramp).pvalue > UNLIKELY
 
 
 def test_layers_are_independent() -> None:
@@ -266,6 +290,8 @@ def test_every_reason_is_told() -> None:
         *("assigned", "killed", "not_running", "not_in_layer", "not_in_ramp", "no_unit", "no_experiment"),
         *("segment_off", "segment_not_in_ramp"),
     }
+    text = (ROOT / "docs/experiments.md").read_text()
+    assert "".join(f"| `{reason}` | {meaning} |\n" for reason, meaning in REASONS.items()) in text
 
 
 # --- segments ------------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 import time
 from collections import Counter
 from typing import Any
@@ -39,7 +40,7 @@ from schemas.experiments import Arm, Experiment, Experiments, Layer
 from schemas.instants import parse_instant
 from schemas.pseudonym import PseudonymKey, pseudonym_of, pseudonymise
 from serving.keys import KEY_VARIABLE
-from tests.strategies import CATALOGUE
+from tests.strategies import CATALOGUE, ROOT
 from transforms.archive_files import read_archive
 
 NOW = parse_instant("2026-05-01T12:00:00Z")
@@ -162,6 +163,13 @@ def test_clicks_on_one_impression_are_copies_of_one_event_and_no_copies_of_the_i
     ids = {click_event(click, user=USER, session="s1", listing="l1", now=NOW + later)["event_id"] for later in (0, 9)}
     assert len(ids) == 1
     assert event(exposure())["event_id"] not in ids
+
+
+def test_every_field_is_told_of_in_the_documents() -> None:
+    text = (ROOT / "docs/experiments.md").read_text()
+    table = text.partition("| field of `experiment` | |\n")[2].partition("\n\n")[0]
+    told = [name for line in table.splitlines()[1:] for name in re.findall(r"`(\w+)`", line.split(" | ")[0])]
+    assert sorted(told) == sorted(Exposure.__struct_fields__)
 
 
 # --- nobody is named -----------------------------------------------------------------------------------------------------
