@@ -153,6 +153,16 @@ def test_a_clock_that_is_set_back_neither_gives_nor_locks_out() -> None:
     assert take(back.bucket, limit, START - 3_599_000).allowed
 
 
+def test_waits_in_small_steps_add_up_to_a_whole_token() -> None:
+    limit = Limit(0.1, 1)  # ten times a tenth is less than one, to a computer
+    bucket, allowed = take(full(limit, START), limit, START).bucket, []
+    for second in range(1, 11):
+        taken = take(bucket, limit, START + second * 1000)
+        bucket = taken.bucket
+        allowed.append(taken.allowed)
+    assert allowed == [False] * 9 + [True]
+
+
 limits = st.builds(Limit, st.floats(0.01, 1000), st.integers(1, 50))
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, StoreUnavailableError
 from serving.headers import NAMES, folded, sign, verify
 from serving.headers_fields import META, SEGMENTS, ScoredSegment, UserSegments
 from serving.headers_keys import parse_header_keys
@@ -232,6 +232,11 @@ async def fails(_: Any) -> SegmentsRead | None:
     raise ValueError(message)
 
 
+async def store_fails(_: Any) -> SegmentsRead | None:
+    message = "the store is away"
+    raise StoreUnavailableError(message)
+
+
 async def hangs(_: Any) -> SegmentsRead | None:
     await asyncio.sleep(30)
     return READ
@@ -253,6 +258,7 @@ async def not_a_number(_: Any) -> SegmentsRead | None:
     ("segments_of", "kind", "error"),
     [
         (fails, "read", ValueError),
+        (store_fails, "read", StoreUnavailableError),
         (hangs, "timeout", TimeoutError),
         (times_out, "timeout", TimeoutError),
         (unsignable, "sign", ValueError),

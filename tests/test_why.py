@@ -107,6 +107,7 @@ def fuel(*values: str) -> Equals:
             "were made by Kia, were of the model EV6 and were electric",
         ),
         ({"all": [{"any": [{"all": [{"fuel_type": "electric"}]}]}]}, "electric", "were electric"),
+        ({"all": [{"fuel_type": "electric"}, {"not": {"not": {"fuel_type": "electric"}}}]}, "electric", "were electric"),
     ],
 )
 def test_conditions_are_told_in_english(when: Spec, words: str, clause: str) -> None:
@@ -140,7 +141,7 @@ def test_an_attribute_of_ones_own_is_told_by_its_name_and_unit() -> None:
 
 def test_numbers_are_written_as_people_write_them() -> None:
     catalogue = Catalogue(
-        {"x": Attribute("x", "number", None, frozenset()), "build_year": Attribute("build_year", "number", None, frozenset())}
+        {"x": Attribute("x", "number", None, frozenset()), "build_year": Attribute("build_year", "number", "AD", frozenset())}
     )
     written = {number: words_of(Band("x", gte=number), catalogue).split()[-1] for number in (0.5, 0.0, -1500.0, 1234567.0, 3e11)}
     assert written == {0.5: "0.5", 0.0: "0", -1500.0: "-1,500", 1234567.0: "1,234,567", 3e11: "300,000,000,000"}
