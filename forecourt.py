@@ -27,6 +27,11 @@ store_app = typer.Typer(help="The table of profile rows.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
 rules_app = typer.Typer(help="The segment rules.", no_args_is_help=True)
 app.add_typer(rules_app, name="rules")
+experiment_app = typer.Typer(help="Experiments on the featured listing.", no_args_is_help=True)
+app.add_typer(experiment_app, name="experiment")
+access_app = typer.Typer(help="Who may ask the gateway.", no_args_is_help=True)
+app.add_typer(access_app, name="access")
+_GROUPS: Final = {"store": store_app, "rules": rules_app, "experiment": experiment_app, "access": access_app}
 
 _PASS_ON: Final[dict[str, Any]] = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 _ROWS_AT_ONCE: Final = 500
@@ -45,6 +50,10 @@ _PARSE_THEMSELVES: Final = {
     "replay-dead-letters": ("pipelines.replay", "Dead letters back to where events come from."),
     "demo": ("pipelines.demo", "A simulated marketplace through the stream, its users' segments as a table."),
     "emulators": ("pipelines.emulators", "Google's Pub/Sub and Bigtable emulators, for as long as needed."),
+    "serve": ("pipelines.serve", "The gateway: segments and featured listings over HTTP."),
+    "conflicts": ("pipelines.conflicts", "Segments that clash with what visitors filter for, worst first."),
+    "experiment assign": ("pipelines.assign", "Which arm a session or a user is in."),
+    "access mint": ("pipelines.access", "A new bearer key for the gateway."),
     "rules publish": ("pipelines.release", "Keep a rule set as an immutable version; the folder's first becomes active."),
     "rules canary": ("pipelines.release", "Put a version on trial: the answer for some users, a shadow for the others."),
     "rules promote": ("pipelines.release", "Make the version on trial the active one."),
@@ -71,7 +80,7 @@ def _listed(name: str, text: str) -> None:
         raise typer.Exit(_run(name, context.args))
 
     *group, command = name.split()
-    (rules_app if group else app).command(command, help=text, context_settings=_PASS_ON)(run)
+    (_GROUPS[group[0]] if group else app).command(command, help=text, context_settings=_PASS_ON)(run)
 
 
 for _name, (_, _text) in _PARSE_THEMSELVES.items():

@@ -6,3 +6,4 @@ from typing import Final
 CATALOGUE_PATH: Final = str(Path(__file__).with_name("attributes.yaml"))
 RULES_PATH: Final = str(Path(__file__).with_name("segments.yaml"))
 QUALITY_PATH: Final = str(Path(__file__).with_name("quality.yaml"))
+SETTINGS_PATH: Final = str(Path(__file__).with_name("serving.yaml"))

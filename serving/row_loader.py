@@ -19,6 +19,7 @@ from serving.breaker import Breaker
 from serving.store.rows import RowReader, Rows
 
 PROBE_KEY: Final = "0"  # no row has it
+TELL_EVERY_S: Final = 10.0
 
 Miss = Literal["timeout", "store_down", "overloaded", "bad_row"]
 Loaded = ProfileRow | Miss
@@ -34,7 +35,7 @@ class Limits(NamedTuple):
     max_rows_a_read: int = 64
     max_waiting: int = 256
     probe_every_s: float = 0.25
-    reconnect_every_s: float = 1.0
+    reconnect_every_s: float = 0.5
 
 
 class _Load(NamedTuple):
@@ -52,6 +53,7 @@ class RowLoader:
         self._waiting: deque[_Load] = deque()
         self._reads: set[asyncio.Task[None]] = set()
         self._probe: asyncio.Task[None] | None = None
+        self._bad_rows, self._told_s = 0, -TELL_EVERY_S
 
     async def load(self, key: str) -> Loaded:
         """The row, or why there is none; within the deadline. It never raises for a fault of the store."""
@@ -115,10 +117,18 @@ class RowLoader:
         if isinstance(found, ProfileRow):
             self._loaded(found)
         elif isinstance(found, StoreError):
-            _log.error("%s", found)  # names a tenth of the pseudonym, no id
+            self._tell(found)
             found = "bad_row"
         del self._loads[load.key]
         load.done.set_result(found)
+
+    def _tell(self, fault: StoreError) -> None:
+        """Log a row that can't be understood, which names a few digits of its pseudonym; not each of thousands."""
+        self._bad_rows += 1
+        now = asyncio.get_running_loop().time()
+        if now - self._told_s >= TELL_EVERY_S:
+            _log.error("%s (%d such rows so far)", fault, self._bad_rows)
+            self._told_s = now
 
     def _failed(self, why: str) -> None:
         if self._breaker.failed():

@@ -1,0 +1,236 @@
+r"""``forecourt serve``: the gateway, an HTTP server for one process and core; start several behind a load balancer.
+
+    forecourt serve --store bigtable://P/I/T --rules RELEASES --inventory listings.jsonl \
+        --events pubsub://P/topics/T --experiments experiments.yaml --access access.yaml --host 0.0.0.0
+
+It prints where it serves once it is ready, and runs until a signal ends it: then it takes no more requests, answers those under
+way, and writes the events that wait.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import functools
+import ipaddress
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Final
+
+import falcon.asgi
+import uvicorn
+
+from pipelines.sinks import check_sink_uri, open_sink
+from rules import CATALOGUE_PATH, RULES_PATH, SETTINGS_PATH
+from schemas.catalogue import Catalogue
+from schemas.errors import EXIT_FAILED, EXIT_OK, ConfigError, ForecourtError
+from schemas.instants import clock_ms
+from schemas.pseudonym import Pseudonyms
+from schemas.safe_yaml import MAX_BYTES
+from schemas.settings import Settings, parse_settings
+from serving.access import load_access
+from serving.empty_inventory import EmptyInventory
+from serving.experiments_file import ExperimentsFile
+from serving.gateway import Door, build_app
+from serving.inventory import Inventory
+from serving.inventory_file import InventoryFile
+from serving.keys import load_key
+from serving.messages import FeaturedRequest
+from serving.metrics import Metrics
+from serving.outbox import Outbox
+from serving.policies import POLICIES
+from serving.reader import SegmentReader
+from serving.row_loader import Limits
+from serving.service import Parts, Service
+from serving.store import check_uri, open_store
+from serving.store.rows import open_rows
+from serving.watched import Watched, keep_looking
+from serving.withdrawn import withdrawn_in
+from transforms.rules_file import RulesFile, load_catalogue
+from transforms.whole_files import read_bytes
+
+PORT: Final = 8080
+FLUSH_S: Final = 5.0
+_WARM_UPS: Final = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Where everything is; ``ConfigError`` when it can't be used."""
+
+    store: str
+    rules: str = RULES_PATH
+    catalogue: str = CATALOGUE_PATH
+    settings: str = SETTINGS_PATH
+    inventory: str | None = None
+    experiments: str | None = None
+    events: str | None = None
+    access: str | None = None
+    host: str = "127.0.0.1"
+    port: int = PORT
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without touching anything outside."""
+        check_uri(self.store)
+        if self.events is not None:
+            check_sink_uri(self.events, "events")
+        if not 0 <= self.port <= 65_535:
+            msg = f"--port == {self.port}, must be from 0 (any that is free) to 65535"
+            raise ConfigError(msg)
+        if self.access is None and not _is_loopback(self.host):
+            msg = f"--host == {self.host} can be reached from elsewhere, must come with --access FILE (forecourt access mint)"
+            raise ConfigError(msg)
+
+
+def parse_args(argv: Sequence[str]) -> Config:
+    """The config in a command line."""
+    parser = argparse.ArgumentParser(prog="forecourt serve", description="The gateway: segments and featured listings over HTTP.")
+    add = parser.add_argument
+    add("--store", required=True, metavar="URI", help="bigtable://PROJECT/INSTANCE/TABLE or sqlite:///PATH")
+    add("--rules", default=RULES_PATH, metavar="FILE", help="segment rules (YAML) or a release folder; default: those shipped")
+    add("--catalogue", default=CATALOGUE_PATH, metavar="FILE", help="attribute catalogue (YAML); default: the one shipped")
+    add("--settings", default=SETTINGS_PATH, metavar="FILE", help="policy, deadline, cache (YAML); default: those shipped")
+    add("--inventory", metavar="FILE", help="listings (JSONL, CSV, Parquet); without it only queries are answered")
+    add("--experiments", metavar="FILE", help="experiments (YAML); without it everybody sees the personalised listing")
+    add("--events", metavar="URI", help="where impressions, clicks and events go: file:PATH or pubsub://PROJECT/topics/TOPIC")
+    add("--access", metavar="FILE", help="bearer keys by role (YAML); without it only this machine may ask")
+    add("--host", default="127.0.0.1", help="the address to listen at; default: %(default)s")
+    add("--port", type=int, default=PORT, help="default: %(default)s; 0: any that is free")
+    return Config(**vars(parser.parse_args(argv)))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Serve until a signal; the exit status."""
+    config = parse_args(argv)
+    catalogue = load_catalogue(config.catalogue)
+    settings = parse_settings(read_bytes(config.settings, MAX_BYTES + 1), config.settings, POLICIES)
+    lifespan = Lifespan(config, catalogue, settings)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            lifespan,
+            host=config.host,
+            port=config.port,
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=int(FLUSH_S),
+        )
+    )
+    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn has handlers of its own, and raises the signal anew when it is done
+        signal.signal(number, lambda *_: None)
+    server.run()
+    if lifespan.fault is not None:
+        raise lifespan.fault
+    return EXIT_OK if server.started else EXIT_FAILED
+
+
+class Lifespan:
+    """The ASGI app with its beginning and end: what needs the running loop is made when that runs."""
+
+    def __init__(self, config: Config, catalogue: Catalogue, settings: Settings) -> None:
+        self._config, self._catalogue, self._settings = config, catalogue, settings
+        self._app: Any = None
+        self._stack = contextlib.AsyncExitStack()
+        self.fault: ForecourtError | None = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request, or begin, or end."""
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+        await receive()
+        try:
+            self._app = await self._stack.enter_async_context(serving(self._config, self._catalogue, self._settings))
+        except ForecourtError as fault:
+            self.fault = fault
+            await send({"type": "lifespan.startup.failed", "message": ""})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self._stack.aclose()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+@contextlib.asynccontextmanager
+async def serving(config: Config, catalogue: Catalogue, settings: Settings) -> AsyncIterator[falcon.asgi.App]:
+    """The app, with everything that it needs at work, warmed up; ended in order afterwards."""
+    metrics, store, pseudonyms = Metrics(), open_store(config.store), Pseudonyms(load_key(config.store))
+    store.check()
+
+    def failed(what: str) -> Callable[[], None]:
+        return metrics.faults.labels(what).inc
+
+    access = None if config.access is None else load_access(config.access)
+    rules = RulesFile(config.rules, config.catalogue, failed("rules"))
+    release, withdrawn = Watched(rules.current), Watched(functools.partial(withdrawn_in, store))
+    looks: list[Callable[[], object]] = [release.look, withdrawn.look]
+    experiments = None
+    if config.experiments is not None:
+        experiments = ExperimentsFile(config.experiments, policies=POLICIES, refused=failed("experiments"))
+        looks.append(experiments.look)
+    inventory: Inventory = EmptyInventory()
+    if config.inventory is not None:
+        inventory = listings = InventoryFile(config.inventory, catalogue)
+        looks.append(listings.look)
+    outbox = None if config.events is None else Outbox(open_sink(config.events))
+    limits = Limits(settings.deadline_ms / 1000, max_reads=settings.max_reads, max_waiting=settings.max_waiting)
+    reader = SegmentReader(
+        open_rows(config.store),
+        pseudonyms,
+        withdrawn=lambda: withdrawn.value,
+        limits=limits,
+        ttl_s=settings.cache_ttl_ms / 1000,
+        cache_rows=settings.cache_rows,
+    )
+    metrics.watch(
+        lambda: reader.cached_rows, lambda: reader.breaker.state == "open", lambda: None if outbox is None else outbox.counts
+    )
+    parts = Parts(
+        reader,
+        pseudonyms,
+        catalogue,
+        settings,
+        metrics,
+        rules=lambda: release.value,
+        experiments=lambda: None if experiments is None else experiments.current(),
+        inventory=lambda: inventory,
+        outbox=outbox,
+    )
+    warm = asyncio.Event()
+    app = build_app(parts, store, Door(lambda: access), lambda: "ready" if warm.is_set() else "warming up")
+    tasks = [asyncio.create_task(keep_looking(looks, failed("look"))), asyncio.create_task(_warm_up(parts, warm, config))]
+    try:
+        yield app
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await reader.close()
+        if outbox is not None:
+            await asyncio.to_thread(outbox.close, FLUSH_S)
+        store.close()
+
+
+async def _warm_up(parts: Parts, warm: asyncio.Event, config: Config) -> None:
+    """Do once what the first visitors would wait for: connect to the store, and ask for a featured listing."""
+    service = Service(parts._replace(metrics=Metrics()))  # nobody asked this
+    request = FeaturedRequest(session_id="warm-up", anonymous_id="warm-up")
+    for _ in range(_WARM_UPS):
+        service.answer(await service.featured(request, clock_ms()))
+        parts.reader.forget("warm-up")
+        await asyncio.sleep(0)
+    warm.set()
+    print(f"serving at http://{config.host}:{config.port}", file=sys.stderr, flush=True)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,269 @@
+"""The gateway: the HTTP of it, on Falcon. What a request comes to is decided in ``serving.service``.
+
+Falcon on uvicorn was chosen by measurement (benchmarks/frameworks.py). Nothing here logs a path, a query, a header or a body:
+they hold ids.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import falcon
+import falcon.asgi
+import msgspec
+
+from schemas.decoding import Attributes
+from schemas.errors import EventError, StoreError
+from schemas.event import MAX_ID_BYTES, MAX_MESSAGE_BYTES
+from schemas.filters import FilterError
+from schemas.instants import clock_ms
+from schemas.profile_row import Consent
+from serving.access import Access, Refused, may
+from serving.ingest import NoRoomError, consent_event, taken
+from serving.messages import ConsentAnswer, Fault, FaultAnswer, FeaturedRequest, Health
+from serving.metrics import CONTENT_TYPE
+from serving.openapi import document
+from serving.service import Parts, Service, segments_answer
+from serving.store.protocol import Store
+from serving.why import why
+
+JSON: Final = "application/json"
+_ENCODE: Final = msgspec.json.Encoder().encode
+_FEATURED: Final = msgspec.json.Decoder(FeaturedRequest).decode
+
+_log = logging.getLogger(__name__)
+
+
+class Door(NamedTuple):
+    """Who is let in: with no ``access`` anybody is, which is for one machine alone."""
+
+    access: Callable[[], Access | None]
+    clock: Callable[[], int] = clock_ms
+
+
+def build_app(parts: Parts, store: Store, door: Door, ready: Callable[[], str]) -> falcon.asgi.App:
+    """The ASGI app. ``store`` takes consents; ``ready()`` says ``ready``, or what is still missing."""
+    service = Service(parts)
+    app = falcon.asgi.App(middleware=[_Guard(parts, door)])
+    app.add_route("/v1/users/{user_id}/segments", _Segments(service, door.clock))
+    app.add_route("/v1/users/{user_id}/why", _Why(parts, service, door.clock))
+    app.add_route("/v1/users/{user_id}/opt-out", _OptOut(parts, store, door.clock, opted_out=True))
+    app.add_route("/v1/users/{user_id}/opt-in", _OptOut(parts, store, door.clock, opted_out=False))
+    app.add_route("/v1/featured", _Featured(service, door.clock))
+    app.add_route("/v1/events", _Events(parts, door.clock))
+    app.add_route("/healthz", _Health(lambda: "ready"))
+    app.add_route("/readyz", _Health(ready))
+    app.add_route("/metrics", _Metrics(parts))
+    app.add_route("/openapi.json", _OpenApi())
+    app.add_error_handler(falcon.HTTPError, _told)
+    app.add_error_handler(Exception, _own_fault)
+    return app
+
+
+class _Guard:
+    """Lets in by key, and counts every answer."""
+
+    def __init__(self, parts: Parts, door: Door) -> None:
+        self._metrics, self._door = parts.metrics, door
+
+    async def process_resource(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, resource: Any, _: Any) -> None:
+        req.context.began = time.perf_counter()
+        req.context.route = req.uri_template
+        access = self._door.access()
+        if access is None or resource.action is None:
+            return
+        caller = access.authenticate(req.get_header("Authorization"), self._door.clock())
+        if isinstance(caller, Refused):
+            self._metrics.refused.labels(caller.reason).inc()
+            if caller.reason == "rate_limited":
+                raise _fault(429, caller.reason, "too many requests with this key", {"Retry-After": str(caller.retry_after_s)})
+            told = "Authorization, must be Bearer with a key of the access file"
+            raise _fault(401, caller.reason, told, {"WWW-Authenticate": "Bearer"})
+        if not may(caller, resource.action):
+            self._metrics.refused.labels("wrong_role").inc()
+            raise _fault(403, "wrong_role", f"role == {caller.role}, must be one that may ask for {resource.action}")
+
+    async def process_response(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, _: Any, __: Any) -> None:
+        route = getattr(req.context, "route", None) or "none"
+        self._metrics.requests.labels(route, resp.status[:3] if isinstance(resp.status, str) else resp.status).inc()
+        if route != "none":
+            self._metrics.seconds.labels(route).observe(time.perf_counter() - req.context.began)
+
+
+class _Segments:
+    action: Final = "segments"
+
+    def __init__(self, service: Service, clock: Callable[[], int]) -> None:
+        self._service, self._clock = service, clock
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, user_id: str) -> None:
+        now = self._clock()
+        anonymous_id = req.get_param("anonymous_id")
+        read = await self._service.segments(_id(user_id, "id"), anonymous_id and _id(anonymous_id, "anonymous_id"), now)
+        _answer(resp, segments_answer(read, now))
+
+
+class _Featured:
+    action: Final = "featured"
+
+    def __init__(self, service: Service, clock: Callable[[], int]) -> None:
+        self._service, self._clock = service, clock
+
+    async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        body = await _body(req)
+        try:
+            request = _FEATURED(body)
+            for name, value in (("session_id", request.session_id), ("user_id", request.user_id)):
+                _id(value or "-", name)
+            _id(request.anonymous_id or "-", "anonymous_id")
+            chosen = await self._service.featured(request, self._clock())
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
+            raise _fault(400, "bad_request", f"body, {_of_msgspec(fault)}") from fault
+        except FilterError as fault:
+            raise _fault(400, "bad_filters", str(fault)) from fault
+        _answer(resp, self._service.answer(chosen))
+
+        async def expose() -> None:
+            self._service.expose(chosen)
+
+        resp.schedule(expose)  # once the answer is sent
+
+
+class _Events:
+    action: Final = "events"
+
+    def __init__(self, parts: Parts, clock: Callable[[], int]) -> None:
+        self._outbox, self._clock = parts.outbox, clock
+        self._attributes, self._pseudonym = Attributes(parts.catalogue), parts.pseudonym
+
+    async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        body = await _body(req)
+        if self._outbox is None:
+            raise _fault(503, "no_events", "this gateway was started without --events: it has nowhere to send them")
+        try:
+            answer = taken(body, self._attributes, self._pseudonym, self._outbox.put, self._clock())
+        except EventError as fault:
+            raise _fault(400, fault.reason, str(fault)) from fault
+        except NoRoomError as fault:
+            raise _fault(503, "no_room", str(fault), {"Retry-After": "5"}) from fault
+        _answer(resp, answer, 202 if answer.accepted else 422)
+
+
+class _Why:
+    action: Final = "why"
+
+    def __init__(self, parts: Parts, service: Service, clock: Callable[[], int]) -> None:
+        self._parts, self._service, self._clock = parts, service, clock
+
+    async def on_get(self, _: falcon.asgi.Request, resp: falcon.asgi.Response, user_id: str) -> None:
+        now = self._clock()
+        found = await self._parts.reader.read_row(_id(user_id, "id"))
+        read = self._parts.reader.answer(found, now)
+        profile = None if found.row is None else found.row.profile
+        _answer(resp, why("you", read, profile, self._service.rules_of(read.rule_version), now, self._parts.catalogue))
+
+
+class _OptOut:
+    action: Final = "opt_out"
+
+    def __init__(self, parts: Parts, store: Store, clock: Callable[[], int], *, opted_out: bool) -> None:
+        self._parts, self._store, self._clock, self._opted_out = parts, store, clock, opted_out
+
+    async def on_post(self, _: falcon.asgi.Request, resp: falcon.asgi.Response, user_id: str) -> None:
+        user, now = _id(user_id, "id"), self._clock()
+        self._tell(user, now)
+        try:
+            await asyncio.to_thread(self._store.write_consent, self._parts.pseudonym(user), Consent(self._opted_out, now))
+        except StoreError as fault:
+            _log.error("%s", fault)
+            raise _fault(503, "store_down", "the store did not take it, try again", {"Retry-After": "2"}) from fault
+        finally:
+            self._parts.reader.forget(user)
+        _answer(resp, ConsentAnswer(self._opted_out))
+
+    def _tell(self, user: str, now: int) -> None:
+        """The event, for the stream and the archive. It goes first: whoever gets no answer here may still be heard there."""
+        if self._parts.outbox is not None:
+            self._parts.outbox.put(consent_event(self._parts.pseudonym(user), now, opted_out=self._opted_out))
+
+
+class _Health:
+    action: Final = None
+
+    def __init__(self, status: Callable[[], str]) -> None:
+        self._status = status
+
+    async def on_get(self, _: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        status = self._status()
+        _answer(resp, Health(status), 200 if status == "ready" else 503)
+
+
+class _Metrics:
+    action: Final = "metrics"
+
+    def __init__(self, parts: Parts) -> None:
+        self._metrics = parts.metrics
+
+    async def on_get(self, _: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        resp.data, resp.content_type = self._metrics.text(), CONTENT_TYPE
+
+
+class _OpenApi:
+    action: Final = None
+
+    async def on_get(self, _: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        _answer(resp, document())
+
+
+def _answer(resp: falcon.asgi.Response, answer: Any, status: int = 200) -> None:
+    resp.status, resp.content_type, resp.data = status, JSON, _ENCODE(answer)
+
+
+def _fault(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> falcon.HTTPError:
+    return falcon.HTTPError(status, title=code, description=message, headers=headers)
+
+
+async def _told(_: Any, resp: falcon.asgi.Response, error: falcon.HTTPError, __: Any) -> None:
+    """A fault as the asker sees it; Falcon's own (no such route, method not allowed) too."""
+    code = error.title if error.description else str(error.title or error.status).lower().replace(" ", "_")
+    _answer(resp, FaultAnswer(Fault(str(code), error.description or f"{error.status}")), error.status_code)
+    resp.set_headers(error.headers or {})
+
+
+async def _own_fault(_: Any, resp: falcon.asgi.Response, error: Exception, __: Any) -> None:
+    """A fault of ours. Its text may hold what was asked, so that only its type and place are logged."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else "?"
+    _log.error("request failed: %s at %s", type(error).__name__, place)
+    _answer(resp, FaultAnswer(Fault("internal", "the gateway failed; its log says where")), 500)
+
+
+async def _body(req: falcon.asgi.Request) -> bytes:
+    """The body, of at most 64 KiB."""
+    length = req.content_length or 0
+    body = b"" if length > MAX_MESSAGE_BYTES else await req.stream.read(MAX_MESSAGE_BYTES + 1)
+    if length > MAX_MESSAGE_BYTES or len(body) > MAX_MESSAGE_BYTES:
+        raise _fault(413, "too_large", f"body, must be at most {MAX_MESSAGE_BYTES} bytes")
+    return bytes(body)
+
+
+def _id(value: str, name: str) -> str:
+    """The id, if it can be one; the fault doesn't show it."""
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        size = 0
+    if not 0 < size <= MAX_ID_BYTES or any(character < " " or "\x7f" <= character <= "\x9f" for character in value):
+        raise _fault(400, "bad_id", f"{name}, must be 1 to {MAX_ID_BYTES} bytes of UTF-8 without control characters")
+    return value
+
+
+def _of_msgspec(fault: Exception) -> str:
+    text = str(fault) if isinstance(fault, msgspec.DecodeError) else "nested too deep, or no UTF-8"
+    return f"must be JSON as /openapi.json says: {text[:300]}"

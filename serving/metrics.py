@@ -1,0 +1,60 @@
+"""What the gateway measures, for Prometheus. No label ever holds an id."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from serving.outbox import Counts
+
+_BUCKETS_S: Final = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.06, 0.1, 0.25, 1.0)
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """One a gateway, in a registry of its own."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()
+        self.registry = CollectorRegistry()
+        self.requests = self._counter("requests", "Requests answered.", "route", "status")
+        self.seconds = self._histogram("request_seconds", "Time to answer.", "route")
+        self.stages = self._histogram("stage_seconds", "Time by stage.", "stage", "source")
+        self.fallbacks = self._counter("fallbacks", "Answers without personalisation, by why.", "reason")
+        self.rungs = self._counter("rungs", "Positions by the rung that filled them.", "rung")
+        self.conflicts = self._counter("conflicts", "Segments that a filter ruled out.", "segment", "attribute")
+        self.exposures = self._counter("exposures", "Impressions, by whether they were taken.", "taken")
+        self.refused = self._counter("access_refused", "Requests let in by no key.", "reason")
+        self.faults = self._counter("faults", "Faults in spite of which all went on.", "where")
+
+    def watch(self, cached: Callable[[], int], breaker_open: Callable[[], bool], outbox: Callable[[], Counts | None]) -> None:
+        """Read these at each scrape."""
+        self.registry.register(_Watched(cached, breaker_open, outbox))
+
+    def text(self) -> bytes:
+        """All of it, as Prometheus reads it."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, namespace="forecourt", registry=self.registry)
+
+    def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
+        return Histogram(name, text, labels, namespace="forecourt", registry=self.registry, buckets=_BUCKETS_S)
+
+
+class _Watched(Collector):
+    def __init__(self, cached: Callable[[], int], breaker_open: Callable[[], bool], outbox: Callable[[], Counts | None]) -> None:
+        self._cached, self._breaker_open, self._outbox = cached, breaker_open, outbox
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("forecourt_cache_rows", "Rows in the cache.", self._cached())
+        yield GaugeMetricFamily("forecourt_breaker_open", "1 while the store is given up.", float(self._breaker_open()))
+        counts = self._outbox()
+        if counts is not None:
+            yield GaugeMetricFamily("forecourt_outbox_waiting", "Events that wait to be published.", counts.waiting)
+            for name in ("written", "dropped", "failures"):
+                yield CounterMetricFamily(f"forecourt_outbox_{name}", "Events, or failed writes.", getattr(counts, name))

@@ -1,0 +1,241 @@
+"""What the gateway does for a request, apart from HTTP: read, choose, assign, and tell. Whatever fails, there is an answer."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+from experiments.assignment import Assignment, assign, with_segment
+from experiments.exposure import Clash as ExposedClash
+from experiments.exposure import Exposure, encode_event, exposure_to, impression_event, in_conflict_sample
+from schemas.catalogue import Catalogue
+from schemas.experiments import Experiments
+from schemas.filters import Filters, parse_filters
+from schemas.instants import format_instant
+from schemas.release import Release
+from schemas.rules import RuleSet
+from schemas.settings import Settings
+from serving.featured import Ask, Conflict, Featured, Position, feature, wishes_of
+from serving.inventory import Inventory
+from serving.messages import Arm, Clash, FeaturedAnswer, FeaturedRequest, Placed, SegmentAnswer, SegmentsAnswer
+from serving.metrics import Metrics
+from serving.opensearch import opensearch_body, opensearch_default_body
+from serving.outbox import Outbox
+from serving.reader import SegmentReader, SegmentsRead
+from serving.segments import Segment
+
+_NOBODY: Final = Assignment(None, None, None, None, True, None, "no_experiment")  # noqa: FBT003  (there is no file: all see it)
+
+_log = logging.getLogger(__name__)
+
+
+class Parts(NamedTuple):
+    """What a gateway is made of; what can change is asked for at each request. ``outbox`` takes exposures and events."""
+
+    reader: SegmentReader
+    pseudonym: Callable[[str], str]
+    catalogue: Catalogue
+    settings: Settings
+    metrics: Metrics
+    rules: Callable[[], Release]
+    experiments: Callable[[], Experiments | None]
+    inventory: Callable[[], Inventory]
+    outbox: Outbox | None
+
+
+class Chosen(NamedTuple):
+    """What a request came to, before it is told."""
+
+    request: FeaturedRequest
+    filters: Filters
+    read: SegmentsRead
+    assignment: Assignment
+    policy: str
+    featured: Featured
+    impressions: tuple[str, ...]  # an id for each position
+    now: int
+
+    @property
+    def shown(self) -> tuple[Position, ...]:
+        """The positions that the visitor sees."""
+        return self.featured.positions if self.assignment.shows else self.featured.default
+
+    @property
+    def reason(self) -> str | None:
+        """Why the visitor sees the default."""
+        if not self.read.segments:
+            return self.read.reason
+        if self.featured.reason is not None:
+            return self.featured.reason
+        return None if self.assignment.shows else f"{self.assignment.arm or self.assignment.reason}"
+
+
+class Service:
+    """Answers requests out of its parts. Used in one event loop."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def segments(self, user_id: str | None, anonymous_id: str | None, now: int) -> SegmentsRead:
+        """The segments of a user at ``now`` (ms UTC)."""
+        began = time.perf_counter()
+        read = await self._parts.reader.read(user_id, anonymous_id, now=now)
+        self._parts.metrics.stages.labels("read", read.source).observe(time.perf_counter() - began)
+        return read
+
+    async def featured(self, request: FeaturedRequest, now: int) -> Chosen:
+        """The featured listing of a search; ``FilterError`` for filters that can't be used, and nothing else."""
+        filters = parse_filters(request.filters, self._parts.catalogue)
+        read = await self.segments(request.user_id, request.anonymous_id, now)
+        began = time.perf_counter()
+        chosen = self._chosen(request, filters, read, now)
+        self._parts.metrics.stages.labels("choose", "inventory").observe(time.perf_counter() - began)
+        self._count(chosen)
+        return chosen
+
+    def answer(self, chosen: Chosen) -> FeaturedAnswer:
+        """What the asker is told."""
+        read, featured, assignment = chosen.read, chosen.featured, chosen.assignment
+        ask = self._ask(chosen.request, chosen.filters, read)
+        personal = chosen.reason is None
+        return FeaturedAnswer(
+            at=format_instant(chosen.now),
+            personalised=personal,
+            reason=chosen.reason,
+            positions=[_placed(each, place) for each, place in zip(chosen.impressions, chosen.shown, strict=True)],
+            segments=_segment_answers(read.segments),
+            rule_version=read.rule_version,
+            source=read.source,
+            policy=chosen.policy,
+            assignment=Arm(
+                experiment=assignment.experiment, version=assignment.version, arm=assignment.arm, reason=assignment.reason
+            ),
+            conflicts=[Clash(conflict.segment, list(conflict.attributes)) for conflict in featured.conflicts],
+            query=opensearch_body(ask, chosen.policy) if personal else opensearch_default_body(ask),
+        )
+
+    def expose(self, chosen: Chosen) -> None:
+        """Put the impressions of an answer on their way. Never waits, never raises."""
+        outbox, metrics = self._parts.outbox, self._parts.metrics
+        for place in range(len(chosen.shown)):
+            try:
+                taken = outbox is not None and outbox.put(encode_event(self._impression(chosen, place)))
+            except Exception as fault:  # an answer was given: that it isn't counted must not undo it
+                self._fault("exposure", fault)
+                taken = False
+            metrics.exposures.labels("yes" if taken else "no").inc()
+
+    def rules_of(self, version: int | None) -> RuleSet:
+        """The rules of a version, when they are in use; else the active ones."""
+        release = self._parts.rules()
+        return release.candidate if release.candidate is not None and release.candidate.version == version else release.active
+
+    def _chosen(self, request: FeaturedRequest, filters: Filters, read: SegmentsRead, now: int) -> Chosen:
+        settings, assignment, policy = self._parts.settings, _NOBODY, self._parts.settings.policy
+        ask = self._ask(request, filters, read)
+        featured: Featured | None = None
+        try:
+            experiments = self._parts.experiments()
+            if experiments is not None:
+                user = request.user_id or request.anonymous_id
+                assignment = assign(experiments, settings.layer, session=request.session_id, user=user, now=now)
+                policy = assignment.policy or policy
+            featured = feature(ask, policy, self._parts.inventory())
+            if experiments is not None:
+                assignment = with_segment(assignment, featured.positions[0].segment, experiments)
+        except Exception as fault:
+            self._fault("assignment", fault)
+            assignment = _NOBODY._replace(shows=False)
+            featured = featured or feature(ask, policy, self._parts.inventory())
+        if featured.fault is not None:
+            self._fault("featured", featured.fault)
+        impressions = tuple(uuid.uuid4().hex for _ in featured.positions)
+        return Chosen(request, filters, read, assignment, policy, featured, impressions, now)
+
+    def _ask(self, request: FeaturedRequest, filters: Filters, read: SegmentsRead) -> Ask:
+        wishes = wishes_of(read.segments, self.rules_of(read.rule_version))
+        return Ask(filters, wishes, frozenset(request.seen), request.session_id, request.k)
+
+    def _impression(self, chosen: Chosen, place: int) -> dict[str, Any]:
+        request, read, featured = chosen.request, chosen.read, chosen.featured
+        user = None if request.user_id is None else self._parts.pseudonym(request.user_id)
+        anonymous = None if request.anonymous_id is None else self._parts.pseudonym(request.anonymous_id)
+        if user is None and anonymous is None:
+            anonymous = self._parts.pseudonym(request.session_id)
+        personal, shown, default = featured.positions[place], chosen.shown[place], featured.default[place]
+        share = self._parts.settings.conflict_sample
+        exposure: Exposure = exposure_to(
+            chosen.assignment,
+            [(segment.name, segment.score) for segment in read.segments],
+            user=user or anonymous,
+            session=request.session_id,
+            impression_id=chosen.impressions[place],
+            differs=_id_of(personal) != _id_of(default),
+            position=place,
+            k=request.k,
+            rung=personal.rung,
+            segment=personal.segment,
+            probability=personal.probability,
+            sponsored=bool(personal.listing and personal.listing["sponsored"]),
+            rule_version=read.rule_version,
+            reader_source=read.source,
+            reader_reason=read.reason,
+            file_version=None if (experiments := self._parts.experiments()) is None else experiments.version,
+            filters=chosen.filters.attributes,
+            conflicts=_exposed(featured.conflicts) if in_conflict_sample(chosen.impressions[place], share) else None,
+            conflict_sample=share,
+        )
+        return impression_event(exposure, user=user, anonymous=anonymous, listing=_id_of(shown), now=chosen.now)
+
+    def _count(self, chosen: Chosen) -> None:
+        metrics = self._parts.metrics
+        if chosen.reason is not None:
+            metrics.fallbacks.labels(chosen.reason).inc()
+        for position in chosen.shown:
+            metrics.rungs.labels(position.rung).inc()
+        for conflict in chosen.featured.conflicts:
+            for attribute in conflict.attributes:
+                metrics.conflicts.labels(conflict.segment, attribute).inc()
+
+    def _fault(self, where: str, fault: Exception) -> None:
+        self._parts.metrics.faults.labels(where).inc()
+        _log.error("%s: %s, the default is served", where, type(fault).__name__)  # its text may hold what was asked
+
+
+def segments_answer(read: SegmentsRead, now: int) -> SegmentsAnswer:
+    """What the asker is told of a user's segments."""
+    return SegmentsAnswer(
+        at=format_instant(now),
+        as_of=None if read.as_of is None else format_instant(read.as_of),
+        age_ms=read.age_ms,
+        rule_version=read.rule_version,
+        source=read.source,
+        reason=read.reason,
+        segments=_segment_answers(read.segments),
+    )
+
+
+def _segment_answers(segments: Sequence[Segment]) -> list[SegmentAnswer]:
+    return [SegmentAnswer(*each[:4], format_instant(each.until)) for each in segments]
+
+
+def _placed(impression: str, position: Position) -> Placed:
+    return Placed(
+        impression_id=impression,
+        listing=position.listing,
+        rung=position.rung,
+        segment=position.segment,
+        matched=list(position.matched),
+        probability=position.probability,
+    )
+
+
+def _id_of(position: Position) -> str | None:
+    return None if position.listing is None else str(position.listing["listing_id"])
+
+
+def _exposed(conflicts: Sequence[Conflict]) -> tuple[ExposedClash, ...]:
+    return tuple(ExposedClash(conflict.segment, conflict.attributes) for conflict in conflicts)
