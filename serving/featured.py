@@ -76,7 +76,9 @@ class Featured(NamedTuple):
     fault: Exception | None = None
 
 
-class _Split(NamedTuple):
+class Split(NamedTuple):
+    """The wishes that may hold together with the filters, highest first, and what becomes of the others."""
+
     wishes: tuple[Wish, ...]
     conflicts: tuple[Conflict, ...]
     dropped: tuple[str, ...]
@@ -84,10 +86,10 @@ class _Split(NamedTuple):
 
 def feature(ask: Ask, policy: str, inventory: Inventory) -> Featured:
     """The answer to the question under the policy of that name. Never raises: after a fault the default is served."""
-    split, fault = _Split((), (), ()), None
+    split, fault = Split((), (), ()), None
     try:
         chosen_by = policy_of(policy)
-        split = _split(ask)
+        split = split_of(ask)
     except Exception as error:  # whatever goes wrong in being personal, there is something to show
         fault = error
     k = min(max(ask.k, 1), MAX_POSITIONS)
@@ -113,8 +115,8 @@ def feature(ask: Ask, policy: str, inventory: Inventory) -> Featured:
     return Featured(default, default, *split[1:], reason="fault", fault=fault)
 
 
-def _split(ask: Ask) -> _Split:
-    """The wishes that may hold together with the filters, and what becomes of the others."""
+def split_of(ask: Ask) -> Split:
+    """The wishes of a question, and the segments that are not looked at."""
     steps = Steps()
     wishes, conflicts = [], []
     every = ordered(ask.wishes)
@@ -123,7 +125,7 @@ def _split(ask: Ask) -> _Split:
             wishes.append(wish)
         else:
             conflicts.append(Conflict(wish.name, clashing(wish.when, ask.filters.condition, steps)))
-    return _Split(tuple(wishes), tuple(conflicts), tuple(wish.name for wish in every[MAX_WISHES:]))
+    return Split(tuple(wishes), tuple(conflicts), tuple(wish.name for wish in every[MAX_WISHES:]))
 
 
 def _default(shortlist: Shortlist, session: str, k: int) -> tuple[Position, ...]:
