@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from experiments.assignment import Assignment, assign
 from experiments.exposure import (
+    MAX_CONFLICTS,
     MAX_FILTERS,
     MAX_OFFERS,
     Clash,
@@ -279,6 +280,24 @@ def test_what_fits_is_left_alone_and_in_order_of_score() -> None:
     kept = bounded(found)
     assert kept.segments == tuple(Offer(*offer) for offer in reversed(offers))
     assert msgspec.structs.replace(kept, segments=found.segments) == found
+
+
+def test_what_is_beyond_the_bounds_is_counted_out() -> None:
+    offers = [(f"s{number:02}", number / 50) for number in range(MAX_OFFERS + 5)]
+    clashes = tuple(Clash(f"s{number:02}", ("price",)) for number in range(MAX_CONFLICTS + 7))
+    kept = bounded(exposure(segments=offers, filters=tuple(f"f{number}" for number in range(MAX_FILTERS + 3)), conflicts=clashes))
+    assert (kept.segments_dropped, kept.conflicts_dropped, kept.filters_dropped) == (5, 7, 3)
+    assert kept.segments == tuple(Offer(*offer) for offer in reversed(offers[5:]))
+    assert kept.conflicts == clashes[:MAX_CONFLICTS]
+
+
+def test_conflicts_go_first_and_no_more_of_them_than_must() -> None:
+    clashes = tuple(Clash(f"{number:063}", ("a" * 63,) * 5) for number in range(MAX_CONFLICTS))
+    kept = bounded(exposure(conflicts=clashes))
+    assert 0 < kept.conflicts_dropped < MAX_CONFLICTS
+    assert (kept.segments_dropped, kept.filters_dropped) == (0, 0)
+    one_more = msgspec.structs.replace(kept, conflicts=clashes[: MAX_CONFLICTS - kept.conflicts_dropped + 1])
+    assert len(json.dumps(msgspec.to_builtins(kept))) <= MAX_EXPERIMENT_BYTES < len(json.dumps(msgspec.to_builtins(one_more)))
 
 
 def test_ids_that_could_never_fit_are_told() -> None:
