@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import IO, Any, Final, NamedTuple
 
 import psutil
 
@@ -86,7 +86,7 @@ class Server(NamedTuple):
 
 
 class ServerError(RuntimeError):
-    """A server doesn't start; the message has the end of its log."""
+    """A server doesn't start, or ends by itself; the message has the end of its log."""
 
 
 def free_port() -> int:
@@ -124,12 +124,16 @@ def serving(
             deadline = time.monotonic() + START_S
             while not _answers(port, ready):
                 if process.poll() is not None or time.monotonic() > deadline:
-                    log.seek(0)
-                    tail = log.read().decode(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
-                    msg = "\n".join([f"{name} does not answer at {HOST}:{port}{ready}; the end of its log:", *tail])
+                    msg = _with_log(f"{name} does not answer at {HOST}:{port}{ready}", log)
                     raise ServerError(msg)
                 time.sleep(_POLL_S)
-            yield Server(name, port, process.pid)
+            try:
+                yield Server(name, port, process.pid)
+            except Exception as fault:
+                if process.poll() is None:
+                    raise
+                msg = _with_log(f"{name} ended with status {process.returncode}", log)
+                raise ServerError(msg) from fault
         finally:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -137,6 +141,11 @@ def serving(
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def _with_log(what: str, log: IO[bytes]) -> str:
+    log.seek(0)
+    return "\n".join([f"{what}; the end of its log:", *log.read().decode(errors="replace").splitlines()[-_LOG_TAIL_LINES:]])
 
 
 def _answers(port: int, path: str) -> bool:
