@@ -9,6 +9,7 @@ are part of every query.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,8 @@ from schemas.catalogue import AttributeValue
 from schemas.rules import All, Any_, Band, Condition, Equals, Not, attributes_of
 
 MAX_STEPS: Final = 20_000  # conditions looked at; some 10 ms
+SOON_STEPS: Final = 500
+MAX_REMEMBERED: Final = 4_096
 
 _Values = Mapping[str, AttributeValue | None]
 
@@ -32,12 +35,6 @@ class Steps:
     def __init__(self, left: int = MAX_STEPS) -> None:
         self.left = left
 
-    def take(self) -> None:
-        """One step; ``OutOfStepsError`` when none is left."""
-        if self.left <= 0:
-            raise OutOfStepsError
-        self.left -= 1
-
 
 def compatible(condition: Condition, filters: Condition | None, steps: Steps | None = None) -> bool:
     """Whether some listing can satisfy both; ``True`` when that takes more than the ``steps`` left.
@@ -46,11 +43,26 @@ def compatible(condition: Condition, filters: Condition | None, steps: Steps | N
     >>> compatible(cheap, dear), compatible(cheap, Not(dear)), compatible(cheap, None)
     (False, True, True)
     """
-    both = condition if filters is None else All((filters, condition))
+    linked, apart = _linked(condition, () if filters is None else _conjuncts(filters))
+    steps = steps or Steps()
     try:
-        return _satisfiable(both, steps or Steps())
+        return _decided((condition, *linked), steps) and (not apart or _decided(apart, steps))
     except OutOfStepsError:
         return True
+
+
+def _conjuncts(condition: Condition) -> tuple[Condition, ...]:
+    return condition.conditions if isinstance(condition, All) else (condition,)
+
+
+def _linked(condition: Condition, parts: tuple[Condition, ...]) -> tuple[tuple[Condition, ...], tuple[Condition, ...]]:
+    """The parts that share attributes with the condition, be it through one another, and those that are apart from all these."""
+    names, near, far = set(attributes_of(condition)), list[Condition](), list(parts)
+    while linked := [part for part in far if not names.isdisjoint(attributes_of(part))]:
+        near += linked
+        far = [part for part in far if names.isdisjoint(attributes_of(part))]
+        names.update(*map(attributes_of, linked))
+    return tuple(near), tuple(far)
 
 
 def clashing(condition: Condition, filters: Condition, steps: Steps | None = None) -> tuple[str, ...]:
@@ -60,7 +72,7 @@ def clashing(condition: Condition, filters: Condition, steps: Steps | None = Non
     ('fuel_type',)
     """
     steps = steps or Steps()
-    parts = filters.conditions if isinstance(filters, All) else (filters,)
+    parts = _conjuncts(filters)
     guilty = [part for part in parts if not compatible(condition, part, steps)]
     if guilty:
         names = frozenset[str]().union(*map(attributes_of, guilty))
@@ -73,8 +85,25 @@ def clashing(condition: Condition, filters: Condition, steps: Steps | None = Non
     return tuple(sorted(frozenset[str]().union(*map(attributes_of, guilty))))
 
 
+def _decided(conditions: tuple[Condition, ...], steps: Steps) -> bool:
+    """Whether a listing can satisfy all conditions. Most users set the same few filters: what is decided soon is remembered."""
+    try:
+        return _soon(conditions)
+    except OutOfStepsError:
+        steps.left -= SOON_STEPS
+        return _satisfiable(All(conditions), steps)
+
+
+@functools.lru_cache(MAX_REMEMBERED)
+def _soon(conditions: tuple[Condition, ...]) -> bool:
+    return _satisfiable(All(conditions), Steps(SOON_STEPS))
+
+
 def _satisfiable(condition: Condition, steps: Steps) -> bool:
-    candidates = {name: _candidates(leaves) for name, leaves in _leaves_by_attribute(condition).items()}
+    leaves: dict[str, list[Equals | Band]] = {}
+    for leaf in _leaves(condition):
+        leaves.setdefault(leaf.attribute, []).append(leaf)
+    candidates = {name: _candidates(found) for name, found in leaves.items()}
     order = sorted(candidates, key=lambda name: len(candidates[name]))
 
     def search(depth: int, chosen: dict[str, AttributeValue | None]) -> bool:
@@ -89,7 +118,9 @@ def _satisfiable(condition: Condition, steps: Steps) -> bool:
 
 def _holds(condition: Condition, chosen: _Values, steps: Steps) -> bool | None:
     """Whether the condition holds, whatever the attributes not chosen yet may be; ``None`` when that depends on them."""
-    steps.take()
+    if steps.left <= 0:
+        raise OutOfStepsError
+    steps.left -= 1
     if isinstance(condition, Equals | Band):
         return satisfies(condition, chosen[condition.attribute]) if condition.attribute in chosen else None
     if isinstance(condition, Not):
@@ -114,13 +145,6 @@ def satisfies(leaf: Equals | Band, value: AttributeValue | None) -> bool:
         return value in leaf.values
     assert isinstance(value, float)
     return leaf.gte <= value <= leaf.lte and leaf.gt < value < leaf.lt
-
-
-def _leaves_by_attribute(condition: Condition) -> dict[str, list[Equals | Band]]:
-    leaves: dict[str, list[Equals | Band]] = {}
-    for leaf in _leaves(condition):
-        leaves.setdefault(leaf.attribute, []).append(leaf)
-    return leaves
 
 
 def _leaves(condition: Condition) -> Iterator[Equals | Band]:

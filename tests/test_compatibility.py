@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from schemas.filters import parse_filters
 from schemas.rules import All, Any_, Band, Condition, Equals, Not, attributes_of
 from serving import compatibility
-from serving.compatibility import MAX_STEPS, Steps, clashing, compatible
+from serving.compatibility import Steps, clashing, compatible
 from tests.strategies import CATALOGUE
 from transforms.conditions import predicate_of
 
@@ -129,15 +129,30 @@ def test_beyond_its_budget_the_answer_is_compatible_and_comes_soon() -> None:
     started = time.process_time()
     assert compatible(hard, None)
     assert time.process_time() - started < 0.5
-    assert compatible(Equals("make", frozenset({"a"})), Equals("make", frozenset({"b"})), Steps(0))
+    assert compatible(hard, None, Steps(0))
 
 
-def test_one_budget_serves_all_segments_of_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_budget_serves_all_segments_of_an_answer() -> None:
     steps = Steps()
+    assert compatible(maze(19), None, steps)
+    assert steps.left <= 0
+    long = maze(7)
+    assert compatible(long, None, steps), "there is nothing left to find out that it is not"
+    assert not compatible(long, None)
+
+
+def test_what_is_decided_soon_takes_nothing_from_the_budget_and_is_remembered() -> None:
+    steps = Steps(0)
     a, b = Equals("make", frozenset({"a"})), Equals("make", frozenset({"b"}))
     assert not compatible(a, b, steps)
-    assert 0 < MAX_STEPS - steps.left < 20
-    assert compatible(maze(19), None, steps)
     assert steps.left == 0
-    assert compatible(a, b, steps)
-    assert compatibility.compatible(a, b) is False
+    compatibility._soon.cache_clear()
+    for price in range(3):
+        assert compatible(a, All((Band("price", gt=float(price)), Equals("year", frozenset({1.0})))))
+    assert compatibility._soon.cache_info().misses == 4  # the make once, each price with the year
+
+
+@given(CONDITIONS, st.lists(CONDITIONS, min_size=1, max_size=3))
+def test_remembered_or_not_the_answer_is_the_same(condition: Condition, parts: list[Condition]) -> None:
+    first = compatible(condition, All(tuple(parts)))
+    assert compatible(condition, All(tuple(parts))) == first == exists(condition, *parts)
