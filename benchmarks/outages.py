@@ -106,6 +106,7 @@ def outage(scene: Scene, begin: Callable[[], Callable[[], None]], seconds: float
     end = begin()
     during = visits_during(scene.gateway.port, scene.users(count), rate)
     ended = threading.Event()
+    ended_s = 0.0
 
     def finish() -> None:
         time.sleep(0.5)
@@ -114,7 +115,6 @@ def outage(scene: Scene, begin: Callable[[], Callable[[], None]], seconds: float
         ended_s = time.monotonic()
         ended.set()
 
-    ended_s = 0.0
     began_s = time.monotonic()
     threading.Thread(target=finish).start()
     after = visits_during(scene.gateway.port, scene.users(count), rate)

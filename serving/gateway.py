@@ -58,7 +58,7 @@ def build_app(parts: Parts, store: Store, door: Door, ready: Callable[[], str]) 
     app.add_route("/healthz", _Health(lambda: "ready"))
     app.add_route("/readyz", _Health(ready))
     app.add_route("/metrics", _Metrics(parts))
-    app.add_route("/openapi.json", _OpenApi())
+    app.add_route("/openapi.json", _OpenApi(parts))
     app.add_error_handler(falcon.HTTPError, _told)
     app.add_error_handler(Exception, _own_fault)
     return app
@@ -103,7 +103,9 @@ class _Segments:
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, user_id: str) -> None:
         now = self._clock()
         anonymous_id = req.get_param("anonymous_id")
-        read = await self._service.segments(_id(user_id, "id"), anonymous_id and _id(anonymous_id, "anonymous_id"), now)
+        if anonymous_id is not None:
+            _id(anonymous_id, "anonymous_id")
+        read = await self._service.segments(_id(user_id, "id"), anonymous_id, now)
         _answer(resp, segments_answer(read, now))
 
 
@@ -117,14 +119,12 @@ class _Featured:
         body = await _body(req)
         try:
             request = _FEATURED(body)
-            for name, value in (("session_id", request.session_id), ("user_id", request.user_id)):
-                _id(value or "-", name)
-            _id(request.anonymous_id or "-", "anonymous_id")
+            _check_ids(request)
             chosen = await self._service.featured(request, self._clock())
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
             raise _fault(400, "bad_request", f"body, {_of_msgspec(fault)}") from fault
         except FilterError as fault:
-            raise _fault(400, "bad_filters", str(fault)) from fault
+            raise _fault(422, "bad_filters", str(fault)) from fault
         _answer(resp, self._service.answer(chosen))
 
         async def expose() -> None:
@@ -150,7 +150,7 @@ class _Events:
             raise _fault(400, fault.reason, str(fault)) from fault
         except NoRoomError as fault:
             raise _fault(503, "no_room", str(fault), {"Retry-After": "5"}) from fault
-        _answer(resp, answer, 202 if answer.accepted else 422)
+        _answer(resp, answer, 422 if not answer.accepted else 207 if answer.refused else 202)
 
 
 class _Why:
@@ -215,8 +215,11 @@ class _Metrics:
 class _OpenApi:
     action: Final = None
 
+    def __init__(self, parts: Parts) -> None:
+        self._document = document(parts.catalogue)
+
     async def on_get(self, _: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        _answer(resp, document())
+        _answer(resp, self._document)
 
 
 def _answer(resp: falcon.asgi.Response, answer: Any, status: int = 200) -> None:
@@ -255,13 +258,20 @@ async def _body(req: falcon.asgi.Request) -> bytes:
 
 def _id(value: str, name: str) -> str:
     """The id, if it can be one; the fault doesn't show it."""
-    try:
-        size = len(value.encode())
-    except UnicodeEncodeError:
-        size = 0
-    if not 0 < size <= MAX_ID_BYTES or any(character < " " or "\x7f" <= character <= "\x9f" for character in value):
+    if not 0 < len(value) <= MAX_ID_BYTES or any(character < " " or "\x7f" <= character <= "\x9f" for character in value):
         raise _fault(400, "bad_id", f"{name}, must be 1 to {MAX_ID_BYTES} bytes of UTF-8 without control characters")
+    if len(value.encode(errors="surrogatepass")) > MAX_ID_BYTES:
+        raise _fault(422, "bad_id", f"{name}, must be at most {MAX_ID_BYTES} bytes of UTF-8")
     return value
+
+
+def _check_ids(request: FeaturedRequest) -> None:
+    _id(request.session_id, "session_id")
+    for name, value in (("user_id", request.user_id), ("anonymous_id", request.anonymous_id)):
+        if value is not None:
+            _id(value, name)
+    for place, value in enumerate(request.seen):
+        _id(value, f"seen[{place}]")
 
 
 def _of_msgspec(fault: Exception) -> str:

@@ -6,15 +6,13 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from schemas.event import MAX_ID_BYTES, Id
+from schemas.event import Id
 
 MAX_SEEN: Final = 500
 MAX_K: Final = 10
 MAX_EVENTS: Final = 500
 
 Instant = Annotated[str, msgspec.Meta(description="RFC 3339, UTC", extra_json_schema={"format": "date-time"})]
-# What a URL may hold as an id: no control characters.
-PathId = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_BYTES, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 
 
 class FeaturedRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -27,7 +25,8 @@ class FeaturedRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         dict[str, Any], msgspec.Meta(description="What the user set, in the language of the rules' when. Never overridden.")
     ] = {}
     seen: Annotated[list[Id], msgspec.Meta(max_length=MAX_SEEN, description="Listings that the user has just seen.")] = []
-    k: Annotated[int, msgspec.Meta(ge=1, le=MAX_K, description="How many positions to fill.")] = 1
+    # JSON knows no integers: 3.0 is 3.
+    k: Annotated[float, msgspec.Meta(ge=1, le=MAX_K, multiple_of=1, description="How many positions to fill.")] = 1
 
 
 class SegmentAnswer(msgspec.Struct, frozen=True):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, Final
 
 import msgspec
 
+from schemas.catalogue import MAX_CATEGORY_BYTES, Catalogue
 from schemas.event import MAX_ID_BYTES, json_schema
 from serving.messages import (
     MAX_EVENTS,
@@ -21,44 +21,40 @@ from serving.messages import (
 
 _STRUCTS: Final = (SegmentsAnswer, FeaturedRequest, FeaturedAnswer, EventsAnswer, ConsentAnswer, Health, FaultAnswer)
 _REFERENCE: Final = "#/components/schemas/{name}"
+_NO_CONTROL: Final = r"^[^\x00-\x1f\x7f-\x9f]+$"
+# 256 bytes is what an id may have, which JSON Schema can't count; what is over that in spite of it is answered by a 422.
+_ID: Final = {"type": "string", "minLength": 1, "maxLength": MAX_ID_BYTES, "pattern": _NO_CONTROL}
 _USER: Final = {
     "name": "user_id",
     "in": "path",
     "required": True,
-    "description": "A raw id; a slash in it can't be looked up here.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_ID_BYTES // 4, "pattern": r"^[^/\x00-\x1f\x7f-\x9f]+$"},
+    "description": "A raw id; one with a slash can't be looked up here.",
+    "schema": _ID | {"pattern": r"^[^/\x00-\x1f\x7f-\x9f]+$"},
 }
-_ANONYMOUS: Final = {
-    "name": "anonymous_id",
-    "in": "query",
-    "description": "The browser or device.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_ID_BYTES // 4, "pattern": r"^[^\x00-\x1f\x7f-\x9f]+$"},
-}
+_ANONYMOUS: Final = {"name": "anonymous_id", "in": "query", "description": "The browser or device.", "schema": _ID}
+_TEXT: Final = {"type": "string", "maxLength": MAX_CATEGORY_BYTES}
 _FAULTS: Final = {
     "400": "The request can't be used; the message names what, and what would be right.",
     "401": "No key, or one that the access file doesn't have.",
     "403": "The key's role may not ask this.",
     "404": "There is no such path.",
     "413": "The body is over 64 KiB.",
-    "422": "None of the events was taken.",
+    "422": "It is JSON as it should be, but says what can't be: an id of over 256 bytes, filters that the catalogue doesn't know.",
     "429": "Too many requests with this key; Retry-After says when there is room again.",
     "500": "The gateway failed.",
     "503": "It can't be taken now; Retry-After says when to try again.",
 }
-_OF_ALL: Final = ("400", "401", "403", "404", "429", "500")
+_OF_ALL: Final = ("400", "401", "403", "404", "422", "429", "500")
 
 
-@functools.cache
-def document() -> dict[str, Any]:
-    """The document."""
+def document(catalogue: Catalogue) -> dict[str, Any]:
+    """The document; what filters and events may hold of a listing is the catalogue's."""
     _, components = msgspec.json.schema_components(_STRUCTS, ref_template=_REFERENCE)
-    event = json_schema()
-    components |= event.pop("$defs", {})
-    event.pop("$schema")
-    stamped = {"event_id", "event_time"}
-    event["required"] = [name for name in event["required"] if name not in stamped]  # the gateway sets those
-    event["properties"].pop("pseudonymised")
-    components["Event"] = event
+    components = _with_ids(components | {"Event": _event()})
+    components["Event"]["properties"]["attributes"]["properties"] = _attributes(catalogue)
+    components["Condition"] = condition = _condition(catalogue)
+    filters = components["FeaturedRequest"]["properties"]["filters"]
+    filters |= {key: condition[key] for key in ("properties", "additionalProperties")}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Forecourt gateway", "version": "1", "description": "The featured listing of each visitor."},
@@ -89,6 +85,47 @@ def document() -> dict[str, Any]:
     }
 
 
+def _event() -> dict[str, Any]:
+    event = json_schema()
+    event.pop("$schema")
+    stamped = {"event_id", "event_time"}
+    event["required"] = [name for name in event["required"] if name not in stamped]  # the gateway sets those
+    event["properties"].pop("pseudonymised")
+    return event
+
+
+def _attributes(catalogue: Catalogue) -> dict[str, Any]:
+    kinds = {"number": {"type": ["number", "null"]}, "category": {"anyOf": [_TEXT, {"type": "null"}]}}
+    return {name: kinds[attribute.kind] for name, attribute in catalogue.attributes.items()}
+
+
+def _condition(catalogue: Catalogue) -> dict[str, Any]:
+    """The language of the rules' ``when`` as a schema."""
+    one = {"$ref": _REFERENCE.format(name="Condition")}
+    several = {"type": "array", "items": one, "minItems": 1}
+    properties: dict[str, Any] = {"all": several, "any": several, "not": one}
+    bound = {"type": "number"}
+    for name, attribute in catalogue.attributes.items():
+        value = bound if attribute.kind == "number" else {"enum": sorted(attribute.values)} if attribute.values else _TEXT
+        forms = [value, {"type": "array", "items": value, "minItems": 1}]
+        if attribute.kind == "number":
+            bounds = {key: bound for key in ("gte", "gt", "lte", "lt")}
+            forms.append({"type": "object", "properties": bounds, "additionalProperties": False, "minProperties": 1})
+        properties[name] = {"anyOf": forms}
+    return {"type": "object", "properties": properties, "additionalProperties": False, "minProperties": 1}
+
+
+def _with_ids(schema: Any) -> Any:
+    """The schema with what an id is in each place of one."""
+    if isinstance(schema, list):
+        return [_with_ids(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if schema.get("type") == "string" and schema.get("maxLength") == MAX_ID_BYTES:
+        return {key: value for key, value in schema.items() if key == "description"} | _ID
+    return {key: _with_ids(value) for key, value in schema.items()}
+
+
 def _operation(
     name: str, summary: str, answer: type | None, parameters: list[Any], faults: list[str] | None = None
 ) -> dict[str, Any]:
@@ -115,10 +152,11 @@ def _open(name: str, summary: str, answer: type, faults: list[str] | None = None
 def _events() -> dict[str, Any]:
     event = {"$ref": _REFERENCE.format(name="Event")}
     operation = _operation("events", "Take events of user behaviour, one or several.", EventsAnswer, [], ["413", "503"])
-    taken = operation["responses"].pop("200")
+    taken, _ = operation["responses"].pop("200"), operation["responses"].pop("422")
     operation["responses"] = {
-        "202": taken | {"description": "Some or all were taken."},
-        "422": taken | {"description": _FAULTS["422"]},
+        "202": taken | {"description": "All were taken."},
+        "207": taken | {"description": "Some were taken."},
+        "422": taken | {"description": "None of the events was taken."},
     } | operation["responses"]
     several = {"type": "array", "items": event, "minItems": 1, "maxItems": MAX_EVENTS}
     return {**operation, "requestBody": _body({"anyOf": [event, several]})}

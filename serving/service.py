@@ -99,11 +99,9 @@ class Service:
     def answer(self, chosen: Chosen) -> FeaturedAnswer:
         """What the asker is told."""
         read, featured, assignment = chosen.read, chosen.featured, chosen.assignment
-        ask = self._ask(chosen.request, chosen.filters, read)
-        personal = chosen.reason is None
         return FeaturedAnswer(
             at=format_instant(chosen.now),
-            personalised=personal,
+            personalised=chosen.reason is None,
             reason=chosen.reason,
             positions=[_placed(each, place) for each, place in zip(chosen.impressions, chosen.shown, strict=True)],
             segments=_segment_answers(read.segments),
@@ -114,7 +112,7 @@ class Service:
                 experiment=assignment.experiment, version=assignment.version, arm=assignment.arm, reason=assignment.reason
             ),
             conflicts=[Clash(conflict.segment, list(conflict.attributes)) for conflict in featured.conflicts],
-            query=opensearch_body(ask, chosen.policy) if personal else opensearch_default_body(ask),
+            query=self._query(chosen),
         )
 
     def expose(self, chosen: Chosen) -> None:
@@ -157,7 +155,16 @@ class Service:
 
     def _ask(self, request: FeaturedRequest, filters: Filters, read: SegmentsRead) -> Ask:
         wishes = wishes_of(read.segments, self.rules_of(read.rule_version))
-        return Ask(filters, wishes, frozenset(request.seen), request.session_id, request.k)
+        return Ask(filters, wishes, frozenset(request.seen), request.session_id, int(request.k))
+
+    def _query(self, chosen: Chosen) -> dict[str, Any]:
+        ask = self._ask(chosen.request, chosen.filters, chosen.read)
+        if chosen.assignment.shows:
+            try:
+                return opensearch_body(ask, chosen.policy)
+            except Exception as fault:
+                self._fault("query", fault)
+        return opensearch_default_body(ask)
 
     def _impression(self, chosen: Chosen, place: int) -> dict[str, Any]:
         request, read, featured = chosen.request, chosen.read, chosen.featured
@@ -175,7 +182,7 @@ class Service:
             impression_id=chosen.impressions[place],
             differs=_id_of(personal) != _id_of(default),
             position=place,
-            k=request.k,
+            k=int(request.k),
             rung=personal.rung,
             segment=personal.segment,
             probability=personal.probability,
