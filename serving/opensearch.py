@@ -24,7 +24,7 @@ from serving.policies import policy_of
 from serving.seeds import seed_of
 from serving.wishes import Wish
 
-OTHER, SPONSORED, PERSONAL = 1, 2, 3  # the least score on each level
+OTHER, SPONSORED, PERSONAL = 1, 2, 3  # the scores of the levels, PERSONAL the least of its own
 STEPS: Final = 1 << 12  # sums of worth are told apart to 1/4096 of the whole; the draw has the 10 bits that are left
 
 Body = dict[str, Any]
@@ -46,7 +46,6 @@ def opensearch_body(ask: Ask, policy: str) -> Body:
         return opensearch_default_body(ask)
     levels, sums = _levels(wishes, policy, ask.session)
     personal = [{"filter": _all_of([_PAYS, query_of(wish.when)]), "weight": levels[wish.name]} for wish in wishes]
-    pays = {"filter": _PAYS, "weight": SPONSORED - OTHER if sums else SPONSORED}
     fitting = _fitting(ask, seen=True)
     # Named, so that each hit says which wishes it fulfils; they neither filter nor score.
     fitting["bool"]["should"] = [{"bool": {"filter": [query_of(wish.when)], "_name": wish.name}} for wish in wishes]
@@ -54,7 +53,7 @@ def opensearch_body(ask: Ask, policy: str) -> Body:
     ranked = {
         "function_score": {
             "query": fitting,
-            "functions": [{"filter": {"match_all": {}}, "weight": OTHER}, pays, *personal],
+            "functions": [{"filter": {"match_all": {}}, "weight": OTHER}, {"filter": _PAYS, "weight": SPONSORED}, *personal],
             "score_mode": "sum" if sums else "max",
             "boost_mode": "replace",
         }

@@ -94,6 +94,7 @@ def test_a_conflict_names_attributes_of_filters_that_alone_make_it(condition: Co
             ("fuel_type", "price"),
         ),
         ({"fuel_type": "electric", "price": {"lt": 9}}, {"fuel_type": "lpg", "price": 8, "year": 1}, ("fuel_type",)),
+        ({"fuel_type": "electric"}, {"not": {"any": [{"fuel_type": "electric"}, {"price": 5}]}}, ("fuel_type",)),
         ({"not": {"make": "Kia"}}, {"make": "Kia"}, ("make",)),
         ({"not": {"make": "Kia"}}, {"not": {"make": "BMW"}}, ()),  # a Fiat
         ({"any": [{"make": "Kia"}, {"year": 2020}]}, {"not": {"make": "Kia"}, "year": {"lt": 2000}}, ("make", "year")),

@@ -28,6 +28,7 @@ from schemas.catalogue import Catalogue, parse_catalogue
 from schemas.errors import ConfigError
 from schemas.rules import Band, Condition, Equals, Not
 from serving import listings_file
+from serving.columns import column_of, mask_of
 from serving.inventory import Inventory, load_inventory
 from serving.inventory_file import InventoryFile
 from serving.listings import Listings
@@ -299,6 +300,23 @@ def test_answers_are_those_of_looking_at_every_listing(
         assert ours.any(taken, seed, sponsored=sponsored) == plain.any(taken, seed, sponsored=sponsored)
     k = data.draw(st.integers(1, 12))
     assert ours.default(k, seed) == plain.default(k, seed)
+
+
+@pytest.mark.parametrize("size", [1, 254, 255, 256, 257, 65_535, 65_536])
+def test_a_listing_that_lacks_an_attribute_is_told_from_all_values_however_many(size: int) -> None:
+    column = column_of(np.arange(size, dtype=np.float64), np.array([-1, 0, size - 1]))
+    assert [column.at(row) for row in range(3)] == [None, 0.0, size - 1]
+    for value in (0.0, size - 1.0):
+        found = mask_of(Equals("price", frozenset({value})), {"price": column}, 3)
+        assert found.tolist() == [False, value == 0.0, value == size - 1]
+    assert mask_of(Band("price", gte=-1.0), {"price": column}, 3).tolist() == [False, True, True]
+
+
+def test_sponsored_listings_come_first_among_those_without_a_rank(tmp_path: Path) -> None:
+    rows = [{"listing_id": f"l{place}", "sponsored": place % 2 == 0} for place in range(20)]
+    inventory = load(as_jsonl(rows, tmp_path / "l.jsonl"))
+    for seed in range(5):
+        assert order_of(inventory, seed) == order_of(PlainInventory(rows), seed)
 
 
 ODD: list[Condition] = [
