@@ -26,7 +26,7 @@ import uvicorn
 from pipelines.sinks import check_sink_uri, open_sink
 from rules import CATALOGUE_PATH, RULES_PATH, SETTINGS_PATH
 from schemas.catalogue import Catalogue
-from schemas.errors import EXIT_FAILED, EXIT_OK, ConfigError, ForecourtError
+from schemas.errors import EXIT_OK, ConfigError, ForecourtError
 from schemas.instants import clock_ms
 from schemas.pseudonym import Pseudonyms
 from schemas.safe_yaml import MAX_BYTES
@@ -124,10 +124,12 @@ def run(argv: Sequence[str]) -> int:
     )
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn has handlers of its own, and raises the signal anew when it is done
         signal.signal(number, lambda *_: None)
-    server.run()
-    if lifespan.fault is not None:
-        raise lifespan.fault
-    return EXIT_OK if server.started else EXIT_FAILED
+    try:
+        server.run()
+    except SystemExit as end:  # it could not begin
+        msg = f"--host == {config.host}, --port == {config.port}, must be an address that can be listened at"
+        raise lifespan.fault or ConfigError(msg) from end
+    return EXIT_OK
 
 
 class Lifespan:

@@ -7,7 +7,7 @@ import os
 import threading
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Final
@@ -61,6 +61,7 @@ from schemas.profile_row import (
 )
 from serving.recent import Recent
 from serving.store.protocol import Appended, Refusal, RowUpdate, WindowRead
+from serving.store.row_chunks import Cell
 
 READ_DEADLINE_S: Final = 10.0
 ROW_DEADLINE_S: Final = 0.25
@@ -331,7 +332,7 @@ def newest_until(now: int) -> RowFilter:
     return RowFilterChain([_ROW, TimestampRangeFilter(end=end), CellsColumnLimitFilter(1)])
 
 
-def profile_row(key: str, row: Row | None) -> ProfileRow:
+def profile_row(key: str, row: Row | Iterable[Cell] | None) -> ProfileRow:
     """The row; a shadow counts only when it was written together with the membership, else it is of rules no longer on trial."""
     cells = {(cell.family, cell.qualifier): cell for cell in row} if row else {}
     current, candidate = cells.get((MEMBERSHIP, CURRENT)), cells.get((MEMBERSHIP, CANDIDATE))
