@@ -167,6 +167,19 @@ def test_fewer_positions_are_the_first_of_more() -> None:
         assert few.default == many.default[:k]
 
 
+def test_when_all_was_seen_the_last_rung_is_the_default_itself() -> None:
+    rows = [row(f"l{place}", None, sponsored=False, fuel_type="electric") for place in range(12)]
+    names = [each["listing_id"] for each in rows]
+    for session in "abcdefgh":
+        found = answer(ask(ELECTRIC, seen=names, session=session, k=4), inventory=PlainInventory(rows))
+        assert found.positions == found.default
+        assert found.reason == "no_match"
+        found = answer(ask(ELECTRIC, seen=names[1:], session=session, k=10), inventory=PlainInventory(rows))
+        shown = [each.listing and each.listing["listing_id"] for each in found.positions]
+        usual = [each.listing and each.listing["listing_id"] for each in found.default]
+        assert shown == ["l0", *[name for name in usual if name != "l0"][:9]]
+
+
 def test_only_so_many_segments_are_looked_at_and_the_others_are_told() -> None:
     wishes = [wish(f"w{i:02}", {"fuel_type": "electric"}, score=1 - i / 100) for i in range(MAX_WISHES + 2)]
     found = answer(ask(*wishes[::-1]))
@@ -258,6 +271,10 @@ def test_an_unknown_policy_and_an_impossible_k_are_faults_that_leave_the_default
         found = feature(ask(ELECTRIC, k=k), "combined", SHOP)
         assert found.positions == found.default == answer(ask(k=shown)).default
         assert str(found.fault) == f"k == {k}, must be within 1 and 10"
+
+
+def test_of_two_faults_the_first_is_told() -> None:
+    assert isinstance(feature(ask(ELECTRIC), "best", Faulty("default")).fault, ConfigError)
 
 
 def test_filters_may_be_absent() -> None:
