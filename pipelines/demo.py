@@ -1,4 +1,4 @@
-"""A simulated marketplace through the stream, and its users' segments as a table.
+"""A simulated marketplace through the stream: its users' segments as a table, and what some of them would be shown.
 
 forecourt demo                 # through a file into SQLite; nothing to install
 forecourt demo --live          # through Google's Pub/Sub and Bigtable emulators, as it happens
@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import dataclasses
 import gzip
+import itertools
 import json
 import os
 import signal
@@ -27,16 +28,25 @@ from rich.live import Live
 from rich.table import Table
 
 from pipelines.emulators import EmulatorsMissing, emulators
-from rules import RULES_PATH
+from pipelines.listings import write_listings
+from rules import CATALOGUE_PATH, RULES_PATH
 from schemas.errors import ConfigError, ForecourtError
+from schemas.filters import NO_FILTERS
 from schemas.instants import clock_ms, format_instant
 from schemas.profile_row import ProfileRow
 from schemas.pseudonym import Pseudonyms
+from schemas.rules import RuleSet
+from schemas.settings import Settings
+from serving.featured import Ask, Position, feature, wishes_of
+from serving.inventory import Inventory, load_inventory
 from serving.keys import KEY_VARIABLE, load_key
-from serving.segments import segments_at
+from serving.segments import Segment, segments_at
 from serving.store import Store, open_store
 
 SHOWN_USERS: Final = 15
+FEATURED_USERS: Final = 5
+LISTINGS: Final = 300
+SPONSORED_SHARE: Final = 0.2
 _PROJECT: Final = "demo"
 _TABLE: Final = f"bigtable://{_PROJECT}/{_PROJECT}/profiles"
 _TOPIC: Final = f"pubsub://{_PROJECT}/topics/events"
@@ -85,12 +95,41 @@ def segment_table(rows: Sequence[tuple[str, ProfileRow]], at: int, title: str) -
     table = Table(title=title, title_justify="left")
     for column in ("user", "views", "segments, with score", "until"):
         table.add_column(column, justify="right" if column == "views" else "left")
-    found = [(user, row.profile, segments_at(row.membership, at)) for user, row in rows if row.membership is not None]
-    for user, profile, segments in sorted(found, key=lambda each: (-len(each[2]), each[0]))[:SHOWN_USERS]:
+    for user, row, segments in _most_segments_first(rows, at)[:SHOWN_USERS]:
+        profile = row.profile
         names = ", ".join(f"{segment.name} {segment.score:.2f}" for segment in segments)
         until = min((segment.until for segment in segments), default=None)
         table.add_row(user, str(profile.views if profile else 0), names or "-", "" if until is None else format_instant(until)[:16])
     return table
+
+
+def featured_table(rows: Sequence[tuple[str, ProfileRow]], at: int, rules: RuleSet, inventory: Inventory, title: str) -> Table:
+    """What some users would be shown first at an instant: the first of ``segment_table`` by highest segment, and one with none."""
+    table = Table(title=title, title_justify="left")
+    for column in ("user", "is shown", "rung", "segment", "the default"):
+        table.add_column(column)
+    by_segment: dict[str | None, tuple[str, list[Segment]]] = {}
+    for user, _, segments in _most_segments_first(rows, at):
+        by_segment.setdefault(segments[0].name if segments else None, (user, segments))
+    nobody = by_segment.pop(None, None)
+    for user, segments in [*itertools.islice(by_segment.values(), FEATURED_USERS - 1), *([nobody] if nobody else [])]:
+        ask = Ask(NO_FILTERS, wishes_of(segments, rules), frozenset(), session=user)
+        featured = feature(ask, Settings().policy, inventory)
+        shown, default = featured.positions[0], featured.default[0]
+        table.add_row(user, _vehicle(shown), shown.rung, shown.segment or "-", _vehicle(default))
+    return table
+
+
+def _most_segments_first(rows: Sequence[tuple[str, ProfileRow]], at: int) -> list[tuple[str, ProfileRow, list[Segment]]]:
+    found = [(user, row, segments_at(row.membership, at)) for user, row in rows if row.membership is not None]
+    return sorted(found, key=lambda each: (-len(each[2]), each[0]))
+
+
+def _vehicle(position: Position) -> str:
+    if position.listing is None:
+        return "-"
+    attributes = position.listing["attributes"]
+    return f"{position.listing['title']}, {attributes['fuel_type']}, {attributes['price']:,.0f}"
 
 
 def run(argv: Sequence[str]) -> int:
@@ -126,7 +165,7 @@ def _from_file(config: Config) -> int:
     status = stream.run(["--source", f"file:{folder}/events.jsonl.gz", "--store", store, "--dead-letters", dead_letters])
     if status:
         return status
-    _show_result(config, open_store(store), store, console, "3. ")
+    _show_result(config, open_store(store), store, console)
     return 0
 
 
@@ -144,7 +183,7 @@ def _live(config: Config) -> int:
         console.print(f"[bold]2. forecourt stream, with {config.rate:,.0f} messages a second coming in[/]")
         with _streaming(config):
             _watch(config, store, console)
-        _show_result(config, store, _TABLE, console, "3. ")
+        _show_result(config, store, _TABLE, console)
     return 0
 
 
@@ -194,21 +233,34 @@ def _watch(config: Config, store: Store, console: Console) -> None:
         raise ForecourtError(msg)
 
 
-def _show_result(config: Config, store: Store, uri: str, console: Console, step: str) -> None:
+def _show_result(config: Config, store: Store, uri: str, console: Console) -> None:
     users = _users_in(config.folder / "truth.jsonl.gz")
     pseudonyms = Pseudonyms(load_key(uri))
     found = store.read_rows([pseudonyms(user) for user in users])
     rows = [(user, found[pseudonyms(user)]) for user in users]
     now = clock_ms()
     console.print(
-        segment_table(rows, now, f"{step}segments now, {SHOWN_USERS} of {sum(1 for _, row in rows if row.membership):,} profiles")
+        segment_table(rows, now, f"3. segments now, {SHOWN_USERS} of {sum(1 for _, row in rows if row.membership):,} profiles")
     )
     members = Counter(segment.name for _, row in rows for segment in segments_at(row.membership, now))
     console.print("members: " + ", ".join(f"{name} {number}" for name, number in members.most_common()))
+    _show_featured(config, rows, now, console)
     if not config.live:
         user = next((user for user, row in rows if segments_at(row.membership, now)), users[0])
-        console.print(f"one user:  forecourt segments {user} --store {uri}")
-    console.print(f"the rules: {RULES_PATH}", soft_wrap=True)
+        console.print(f"one user:    forecourt segments {user} --store {uri}")
+        console.print(f"the gateway: forecourt serve --store {uri} --inventory {config.folder}/listings.jsonl", soft_wrap=True)
+    console.print(f"the rules:   {RULES_PATH}", soft_wrap=True)
+
+
+def _show_featured(config: Config, rows: Sequence[tuple[str, ProfileRow]], now: int, console: Console) -> None:
+    from transforms.rules_file import load_catalogue, load_rules
+
+    path = config.folder / "listings.jsonl"
+    write_listings(path, LISTINGS, SPONSORED_SHARE, config.seed)
+    catalogue = load_catalogue(CATALOGUE_PATH)
+    inventory = load_inventory(str(path), catalogue)
+    title = f"4. what each of them would be shown, of {LISTINGS} listings"
+    console.print(featured_table(rows, now, load_rules(RULES_PATH, catalogue), inventory, title))
 
 
 def _users_in(truth: Path) -> list[str]:
