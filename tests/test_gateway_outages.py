@@ -34,7 +34,7 @@ class Scene:
 
     def check_personal(self) -> None:
         """Wait until a visitor who is a member gets the personal listing."""
-        wait_until(lambda: visits_during(self.gateway.port, self.users(1), RATE)[0].reason is None, 10, "never personal again")
+        wait_until(lambda: visits_during(self.gateway.port, self.users(1), RATE)[0].reason is None, 20, "never personal again")
         found = visits_during(self.gateway.port, self.users(40), RATE)
         assert {visit.listing for visit in found} <= ELECTRIC
 
@@ -51,7 +51,9 @@ def scene(bigtable_store_uri: str, emulators_endpoints: Endpoints, tmp_path: Pat
     store.init()
     members(store, [f"u{number}" for number in range(5_000)], clock_ms())
     proxy = Proxy(emulators_endpoints.bigtable)
-    options = ("--store", bigtable_store_uri, "--inventory", str(listings(tmp_path / "listings.jsonl")))
+    settings = tmp_path / "serving.yaml"
+    settings.write_text("deadline_ms: 400\n")  # a busy machine is no outage: how fast it is, benchmarks/outages.py says
+    options = ("--store", bigtable_store_uri, "--settings", str(settings), "--inventory", str(listings(tmp_path / "l.jsonl")))
     with gateway_in(tmp_path, *options, environment={"BIGTABLE_EMULATOR_HOST": proxy.address}) as gateway:
         yield Scene(gateway, proxy, bigtable_store_uri)
     proxy.close()
@@ -61,7 +63,7 @@ def test_a_frozen_store_costs_the_personal_listing_and_nothing_else(scene: Scene
     scene.check_personal()
     os.killpg(emulators_endpoints.bigtable_pid, signal.SIGSTOP)
     try:
-        scene.check_default(100, {"timeout", "store_down"})
+        scene.check_default(300, {"timeout", "store_down"})
         assert "forecourt_breaker_open 1.0" in scene.gateway.get("/metrics")
         scene.check_default(20, {"store_down"})
     finally:
@@ -74,15 +76,15 @@ def test_a_store_that_is_gone_is_found_again(scene: Scene) -> None:
     scene.check_personal()
     target, scene.proxy.target = scene.proxy.target, None
     scene.proxy.cut()
-    scene.check_default(400, {"timeout", "store_down"})
+    scene.check_default(300, {"timeout", "store_down"})
     scene.proxy.target = target
     scene.check_personal()
 
 
 def test_a_store_slower_than_the_deadline_is_given_up(scene: Scene) -> None:
     scene.check_personal()
-    scene.proxy.delay_s = 0.2
-    scene.check_default(100, {"timeout", "store_down"})
+    scene.proxy.delay_s = 1.0
+    scene.check_default(300, {"timeout", "store_down"})
     scene.proxy.delay_s = 0.0
     scene.check_personal()
 
