@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup test lint demo demo-live bench-stream bench-nightly bench-faults lock clean
+.PHONY: help setup test lint demo demo-live bench-stream bench-nightly bench-faults bench-serving bench-outages bench-frameworks lock clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -38,6 +38,15 @@ bench-nightly: .venv/ready  ## the night beside DuckDB and pandas on the same fi
 
 bench-faults: .venv/ready  ## 25 kills at random moments under load, outages
 	$(BIN)/python -m benchmarks.faults --kills 25
+
+bench-serving: .venv/ready  ## the gateway beside the bare Bigtable client and Feast
+	$(BIN)/python -m benchmarks.serving
+
+bench-outages: .venv/ready  ## the gateway while its store freezes, dies, crawls and holds nonsense
+	$(BIN)/python -m benchmarks.outages
+
+bench-frameworks: .venv/ready  ## what a web framework costs
+	$(BIN)/python -m benchmarks.frameworks
 
 lock:  ## pin the dependencies anew (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --custom-compile-command "make lock" requirements-dev.in -o requirements.lock

@@ -16,13 +16,17 @@ FOLDER: Final = Path(__file__).parent / "results"
 _PACKAGES: Final = (
     "apache-beam",
     "duckdb",
+    "falcon",
     "google-cloud-bigtable",
     "google-cloud-pubsub",
+    "grpcio",
     "msgspec",
     "numba",
     "numpy",
     "pandas",
     "pyarrow",
+    "uvicorn",
+    "uvloop",
 )
 
 

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
+import gc
 import ipaddress
 import signal
 import sys
@@ -227,6 +228,8 @@ async def _warm_up(parts: Parts, warm: asyncio.Event, config: Config) -> None:
         service.answer(await service.featured(request, clock_ms()))
         parts.reader.forget("warm-up")
         await asyncio.sleep(0)
+    gc.collect()
+    gc.freeze()  # rules, listings and modules stay: looking through them again would stop requests for tens of milliseconds
     warm.set()
     print(f"serving at http://{config.host}:{config.port}", file=sys.stderr, flush=True)
 
