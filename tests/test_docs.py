@@ -10,6 +10,7 @@ FORECOURT_WRITE_DOCS=1 python -m pytest tests/test_docs.py writes the README's f
 
 from __future__ import annotations
 
+import contextlib
 import doctest
 import functools
 import json
@@ -58,7 +59,7 @@ _MARK: Final = "--- end of command"
 _ALIKE: Final = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 _OPTION: Final = re.compile(r"(?<!\S)--[a-z][a-z_-]*")
 _INLINE: Final = re.compile(r"`([^`\n]+)`")
-_CALL: Final = re.compile(r"\bforecourt ((?:store|rules) [a-z]+|[a-z-]+)([^|;&\n]*)")
+_CALL: Final = re.compile(r"\bforecourt ((?:store|rules|experiment|access) [a-z]+|[a-z-]+)([^|;&\n]*)")
 _LINK: Final = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
 _MEASURED: Final = re.compile(r"(?<=<!-- measured: )(.*?-->\n)(.*?)(?=<!-- end of measured -->)", re.DOTALL)
 
@@ -139,7 +140,7 @@ def typed_in(folder: Path, commands: list[Command], environment: Mapping[str, st
     try:
         printed, _ = process.communicate(timeout=SESSION_S)
     finally:
-        if process.poll() is None or commands[-1].text.endswith("&"):
+        with contextlib.suppress(ProcessLookupError):  # what was left in the background, also by a session that failed
             os.killpg(process.pid, signal.SIGKILL)
     outputs = printed.split(f"\n{_MARK}\n")
     if process.returncode:
