@@ -37,11 +37,12 @@ from schemas.profile_row import ProfileRow
 from schemas.pseudonym import Pseudonyms
 from schemas.rules import RuleSet
 from schemas.settings import Settings
-from serving.featured import Ask, Position, feature, wishes_of
+from serving.featured import Ask, Position, feature
 from serving.inventory import Inventory, load_inventory
 from serving.keys import KEY_VARIABLE, load_key
 from serving.segments import Segment, segments_at
 from serving.store import Store, open_store
+from serving.wishes import wishes_of
 
 SHOWN_USERS: Final = 15
 FEATURED_USERS: Final = 5

@@ -40,7 +40,7 @@ from serving.inventory import Inventory
 from serving.inventory_file import InventoryFile
 from serving.keys import load_key
 from serving.messages import FeaturedRequest
-from serving.metrics import Metrics
+from serving.metrics import Measure, Metrics
 from serving.outbox import Outbox
 from serving.policies import POLICIES
 from serving.reader import SegmentReader
@@ -177,10 +177,10 @@ async def serving(config: Config, catalogue: Catalogue, settings: Settings) -> A
     if config.experiments is not None:
         experiments = ExperimentsFile(config.experiments, policies=POLICIES, refused=failed("experiments"))
         looks.append(experiments.look)
-    inventory: Inventory = EmptyInventory()
-    if config.inventory is not None:
-        inventory = listings = InventoryFile(config.inventory, catalogue)
+    listings = None if config.inventory is None else InventoryFile(config.inventory, catalogue)
+    if listings is not None:
         looks.append(listings.look)
+    inventory: Inventory = EmptyInventory() if listings is None else listings
     outbox = None if config.events is None else Outbox(open_sink(config.events))
     limits = Limits(settings.deadline_ms / 1000, max_reads=settings.max_reads, max_waiting=settings.max_waiting)
     reader = SegmentReader(
@@ -191,9 +191,15 @@ async def serving(config: Config, catalogue: Catalogue, settings: Settings) -> A
         ttl_s=settings.cache_ttl_ms / 1000,
         cache_rows=settings.cache_rows,
     )
-    metrics.watch(
-        lambda: reader.cached_rows, lambda: reader.breaker.state == "open", lambda: None if outbox is None else outbox.counts
-    )
+    measures: dict[str, Measure] = {
+        "cache_rows": ("Rows in the cache.", lambda: reader.cached_rows),
+        "breaker_open": ("1 while the store is given up.", lambda: reader.breaker.state == "open"),
+        "rules_version": ("Of the active rules.", lambda: release.value.active.version),
+    }
+    if listings is not None:
+        measures["listings_reloads"] = ("Listing files taken since the start.", lambda: listings.reloads)
+        measures["listings_refused"] = ("Listing files that were broken.", lambda: listings.refused)
+    metrics.watch(measures, lambda: None if outbox is None else outbox.counts)
     parts = Parts(
         reader,
         pseudonyms,

@@ -20,8 +20,6 @@ from serving.inventory import Found, Inventory, Listing, Shortlist
 from serving.policies import Choice, Policy, policy_of
 from serving.seeds import seed_of
 from serving.wishes import MAX_WISHES, Wish, ordered
-from serving.wishes import unknown_segments as unknown_segments
-from serving.wishes import wishes_of as wishes_of
 
 MAX_POSITIONS: Final = 10
 MAX_CHOICE_WEIGHT: Final = 1e300  # so that a sum of them is finite

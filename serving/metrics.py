@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from serving.outbox import Counts
 
 _BUCKETS_S: Final = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.06, 0.1, 0.25, 1.0)
+Measure = tuple[str, Callable[[], float]]  # its help text, and what gives its value
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -31,9 +32,9 @@ class Metrics:
         self.refused = self._counter("access_refused", "Requests let in by no key.", "reason")
         self.faults = self._counter("faults", "Faults in spite of which all went on.", "where")
 
-    def watch(self, cached: Callable[[], int], breaker_open: Callable[[], bool], outbox: Callable[[], Counts | None]) -> None:
-        """Read these at each scrape."""
-        self.registry.register(_Watched(cached, breaker_open, outbox))
+    def watch(self, measures: Mapping[str, Measure], outbox: Callable[[], Counts | None]) -> None:
+        """Ask these at each scrape: gauges by name, and what becomes of events."""
+        self.registry.register(_Watched(measures, outbox))
 
     def text(self) -> bytes:
         """All of it, as Prometheus reads it."""
@@ -47,12 +48,12 @@ class Metrics:
 
 
 class _Watched(Collector):
-    def __init__(self, cached: Callable[[], int], breaker_open: Callable[[], bool], outbox: Callable[[], Counts | None]) -> None:
-        self._cached, self._breaker_open, self._outbox = cached, breaker_open, outbox
+    def __init__(self, measures: Mapping[str, Measure], outbox: Callable[[], Counts | None]) -> None:
+        self._measures, self._outbox = measures, outbox
 
     def collect(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily("forecourt_cache_rows", "Rows in the cache.", self._cached())
-        yield GaugeMetricFamily("forecourt_breaker_open", "1 while the store is given up.", float(self._breaker_open()))
+        for name, (text, measure) in self._measures.items():
+            yield GaugeMetricFamily(f"forecourt_{name}", text, measure())
         counts = self._outbox()
         if counts is not None:
             yield GaugeMetricFamily("forecourt_outbox_waiting", "Events that wait to be published.", counts.waiting)

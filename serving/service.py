@@ -18,7 +18,7 @@ from schemas.instants import format_instant
 from schemas.release import Release
 from schemas.rules import RuleSet
 from schemas.settings import Settings
-from serving.featured import Ask, Conflict, Featured, Position, feature, wishes_of
+from serving.featured import Ask, Conflict, Featured, Position, feature
 from serving.inventory import Inventory
 from serving.messages import Arm, Clash, FeaturedAnswer, FeaturedRequest, Placed, SegmentAnswer, SegmentsAnswer
 from serving.metrics import Metrics
@@ -26,6 +26,7 @@ from serving.opensearch import opensearch_body, opensearch_default_body
 from serving.outbox import Outbox
 from serving.reader import SegmentReader, SegmentsRead
 from serving.segments import Segment
+from serving.wishes import unknown_segments, wishes_of
 
 _NOBODY: Final = Assignment(None, None, None, None, True, None, "no_experiment")  # noqa: FBT003  (there is no file: all see it)
 
@@ -203,6 +204,8 @@ class Service:
             metrics.fallbacks.labels(chosen.reason).inc()
         for position in chosen.shown:
             metrics.rungs.labels(position.rung).inc()
+        for _ in unknown_segments(chosen.read.segments, self.rules_of(chosen.read.rule_version)):
+            metrics.faults.labels("unknown_segment").inc()  # a row of rules that are no longer known here
         for conflict in chosen.featured.conflicts:
             for attribute in conflict.attributes:
                 metrics.conflicts.labels(conflict.segment, attribute).inc()
