@@ -17,6 +17,7 @@ import functools
 import gc
 import ipaddress
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
@@ -32,7 +33,7 @@ from schemas.instants import clock_ms
 from schemas.pseudonym import Pseudonyms
 from schemas.safe_yaml import MAX_BYTES
 from schemas.settings import Settings, parse_settings
-from serving.access import load_access
+from serving.access_file import AccessFile
 from serving.empty_inventory import EmptyInventory
 from serving.experiments_file import ExperimentsFile
 from serving.gateway import Door, build_app
@@ -108,12 +109,11 @@ def run(argv: Sequence[str]) -> int:
     config = parse_args(argv)
     catalogue = load_catalogue(config.catalogue)
     settings = parse_settings(read_bytes(config.settings, MAX_BYTES + 1), config.settings, POLICIES)
-    lifespan = Lifespan(config, catalogue, settings)
+    bound = _bound(config.host, config.port)
+    lifespan = Lifespan(dataclasses.replace(config, port=bound.getsockname()[1]), catalogue, settings)
     server = uvicorn.Server(
         uvicorn.Config(
             lifespan,
-            host=config.host,
-            port=config.port,
             loop="uvloop",
             http="httptools",
             ws="none",
@@ -126,10 +126,9 @@ def run(argv: Sequence[str]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn has handlers of its own, and raises the signal anew when it is done
         signal.signal(number, lambda *_: None)
     try:
-        server.run()
+        server.run([bound])
     except SystemExit as end:  # it could not begin
-        msg = f"--host == {config.host}, --port == {config.port}, must be an address that can be listened at"
-        raise lifespan.fault or ConfigError(msg) from end
+        raise lifespan.fault or end from None
     return EXIT_OK
 
 
@@ -169,10 +168,12 @@ async def serving(config: Config, catalogue: Catalogue, settings: Settings) -> A
     def failed(what: str) -> Callable[[], None]:
         return metrics.faults.labels(what).inc
 
-    access = None if config.access is None else load_access(config.access)
+    access = None if config.access is None else AccessFile(config.access)
     rules = RulesFile(config.rules, config.catalogue, failed("rules"))
     release, withdrawn = Watched(rules.current), Watched(functools.partial(withdrawn_in, store))
     looks: list[Callable[[], object]] = [release.look, withdrawn.look]
+    if access is not None:
+        looks.append(access.look)
     experiments = None
     if config.experiments is not None:
         experiments = ExperimentsFile(config.experiments, policies=POLICIES, refused=failed("experiments"))
@@ -212,7 +213,9 @@ async def serving(config: Config, catalogue: Catalogue, settings: Settings) -> A
         outbox=outbox,
     )
     warm = asyncio.Event()
-    app = build_app(parts, store, Door(lambda: access), lambda: "ready" if warm.is_set() else "warming up")
+    app = build_app(
+        parts, store, Door(lambda: None if access is None else access.current()), lambda: "ready" if warm.is_set() else "warming up"
+    )
     tasks = [asyncio.create_task(keep_looking(looks, failed("look"))), asyncio.create_task(_warm_up(parts, warm, config))]
     try:
         yield app
@@ -238,6 +241,19 @@ async def _warm_up(parts: Parts, warm: asyncio.Event, config: Config) -> None:
     gc.freeze()  # rules, listings and modules stay: looking through them again would stop requests for tens of milliseconds
     warm.set()
     print(f"serving at http://{config.host}:{config.port}", file=sys.stderr, flush=True)
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket at the address, where nobody else is; it doesn't listen yet."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        msg = f"--host == {host}, --port == {port}, must be an address that can be listened at: {error.strerror}"
+        raise ConfigError(msg) from error
+    return bound
 
 
 def _is_loopback(host: str) -> bool:

@@ -6,7 +6,6 @@ import hashlib
 import re
 import secrets
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from schemas import safe_yaml
@@ -90,7 +89,8 @@ class Access:
     def renewed(self, keys: Iterable[AccessKey]) -> Access:
         """The access by another file: a key that stays keeps what it has asked."""
         renewed = Access(keys)
-        renewed._buckets = {digest: bucket for digest, bucket in self._buckets.items() if digest in renewed._keys}
+        asked = self._buckets.copy()  # at once: requests go on meanwhile
+        renewed._buckets = {digest: bucket for digest, bucket in asked.items() if digest in renewed._keys}
         return renewed
 
 
@@ -113,15 +113,6 @@ def mint(name: str, role: str, token: str | None = None) -> Minted:
     token = token or TOKEN_PREFIX + secrets.token_urlsafe(32)
     # In quotes: YAML would take a digest of digits alone for a number.
     return Minted(token, f'  - {{name: {name}, role: {role}, sha256: "{digest_of(token).hex()}"}}')
-
-
-def load_access(path: str) -> Access:
-    """The access by the file at ``path``; ``ConfigError`` when it can't be read or used."""
-    try:
-        return Access(parse_access(Path(path).read_bytes(), path))
-    except OSError as error:
-        msg = f"access file {path}: {error.strerror}, must be a YAML file of keys"
-        raise ConfigError(msg) from error
 
 
 def parse_access(text: str | bytes, name: str) -> tuple[AccessKey, ...]:

@@ -232,7 +232,7 @@ def _fault(status: int, code: str, message: str, headers: dict[str, str] | None 
 
 async def _told(_: Any, resp: falcon.asgi.Response, error: falcon.HTTPError, __: Any) -> None:
     """A fault as the asker sees it; Falcon's own (no such route, method not allowed) too."""
-    code = error.title if error.description else str(error.title or error.status).lower().replace(" ", "_")
+    code = error.title if error.description else str(error.title).lstrip("0123456789 ").lower().replace(" ", "_")
     _answer(resp, FaultAnswer(Fault(str(code), error.description or f"{error.status}")), error.status_code)
     resp.set_headers(error.headers or {})
 

@@ -148,7 +148,7 @@ class Service:
         except Exception as fault:
             self._fault("assignment", fault)
             assignment = _NOBODY._replace(shows=False)
-            featured = featured or feature(ask, policy, self._parts.inventory())
+            featured = (featured or feature(ask, policy, self._parts.inventory()))._replace(reason="fault")
         if featured.fault is not None:
             self._fault("featured", featured.fault)
         impressions = tuple(uuid.uuid4().hex for _ in featured.positions)
@@ -182,7 +182,7 @@ class Service:
             session=request.session_id,
             impression_id=chosen.impressions[place],
             differs=_id_of(personal) != _id_of(default),
-            position=place,
+            position=place + 1,
             k=int(request.k),
             rung=personal.rung,
             segment=personal.segment,

@@ -18,7 +18,7 @@ SOON_MS: Final = 2 * DAY_MS  # what ends so soon is told by the minute
 REASONS: Final = {
     "unknown_user": "We hold nothing about you.",
     "no_segments": "What you have looked at lately puts you in no group.",
-    "opted_out": "You have opted out: no profile of you is kept.",
+    "opted_out": "You have opted out: you are in no group, and see what everybody sees.",
     "withdrawn": "The groups you would be in are not used at present, for they don't foretell well enough what people look at.",
     "timeout": "Your groups could not be read just now. Please try again.",
     "store_down": "Your groups could not be read just now. Please try again later.",
@@ -26,8 +26,8 @@ REASONS: Final = {
     "bad_row": "Your groups can't be read at present.",
     "clock_behind": "Your groups could not be read just now. Please try again in some minutes.",
 }
-_OPT_OUT: Final = "You can opt out. Your profile is emptied then, and what you look at is not kept until you opt in again."
-_OPT_IN: Final = "You can opt in again. What you look at from then on forms a new profile."
+_OPT_OUT: Final = "You can opt out. You are in no group then, and see what everybody sees, until you opt in again."
+_OPT_IN: Final = "You can opt in again. Your groups are then those of what you have looked at in the last days."
 _MONTHS: Final = tuple("January February March April May June July August September October November December".split())
 _UNITS: Final = (("day", DAY_MS), ("hour", HOUR_MS), ("minute", MINUTE_MS), ("second", SECOND_MS))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -21,12 +22,12 @@ from serving.access import (
     Caller,
     Refused,
     digest_of,
-    load_access,
     may,
     mint,
     parse_access,
 )
 from serving.access_bucket import Bucket, Limit, full, take
+from serving.access_file import AccessFile
 from tests.strategies import START
 
 TOKEN: Final = "fc_" + "Tok3n-" * 7
@@ -268,9 +269,9 @@ def test_a_file_that_cannot_be_used_is_refused_with_the_place_and_no_token(text:
 def test_the_file_is_read_from_its_path(tmp_path: Any) -> None:
     path = tmp_path / "access.yaml"
     path.write_text(f"keys:\n{mint('web', 'gateway', TOKEN).line}\n")
-    assert load_access(str(path)).authenticate(f"Bearer {TOKEN}", START) == WEB
+    assert AccessFile(str(path)).current().authenticate(f"Bearer {TOKEN}", START) == WEB
     with pytest.raises(ConfigError, match=re.escape(f"access file {tmp_path}/none: No such file")):
-        load_access(f"{tmp_path}/none")
+        AccessFile(f"{tmp_path}/none")
 
 
 # New keys
@@ -305,3 +306,24 @@ def test_only_keys_that_the_file_would_take_are_minted() -> None:
     for name in ("Web", "", "web,", "a" * 64, "1"):
         with pytest.raises(ConfigError, match="^name must be of lower-case letters"):
             mint(name, "gateway")
+
+
+def test_a_changed_file_is_followed_and_a_broken_one_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "access.yaml"
+    path.write_text(text := "keys:\n" + mint("web", "gateway", TOKEN).line.replace("}", ", rate_per_s: 1, burst: 2}") + "\n")
+    file = AccessFile(str(path))
+    header = f"Bearer {TOKEN}"
+    assert file.look() is False
+    assert file.current().authenticate(header, START) == WEB
+    path.write_text(text + mint("other", "metrics").line + "\n")
+    assert file.look() is True
+    assert file.current().authenticate(header, START) == WEB
+    assert file.current().authenticate(header, START) == Refused("rate_limited", 1)  # what was asked before still counts
+    for broken in ("keys: [", "keys: []"):
+        path.write_text(broken)
+        with pytest.raises(ConfigError, match="access.yaml"):
+            file.look()
+        assert file.current().authenticate(header, START + 1_000) in (WEB, Refused("rate_limited", 1))
+    path.write_text("keys:\n" + mint("other", "metrics").line + "\n")
+    file.look()
+    assert file.current().authenticate(header, START + 9_000) == Refused("unknown_key")

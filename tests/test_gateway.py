@@ -160,6 +160,7 @@ def test_an_exposure_of_either_arm_holds_what_the_analysis_needs_and_no_raw_id(p
         assert (exposure.segment, exposure.rung, exposure.probability) == ("electric", "single_segment", 1.0)
         assert (exposure.triggered, exposure.differs, exposure.rule_version) == (True, True, 1)
         assert (exposure.unit, exposure.session, exposure.file_version) == (session, session, 3)
+        assert (exposure.position, exposure.k) == (1, 1)
     assert b"secret" not in (place.folder / "events.jsonl").read_bytes()
 
 
