@@ -31,6 +31,7 @@ Reason = Literal[
     "not_in_ramp",
     "no_unit",
     "no_experiment",
+    "fault",
     "segment_off",
     "segment_not_in_ramp",
 ]
@@ -43,6 +44,7 @@ REASONS: Final[dict[Reason, str]] = {
     "not_in_layer": "the unit's place in the layer is in no experiment's slice",
     "not_running": "the experiment is switched off, not yet started, or over",
     "not_in_ramp": "the unit is not in the experiment at its present ramp",
+    "fault": "assigning failed, the log of the gateway says how",
     "segment_off": "the segment that was chosen is switched off in the experiment",
     "segment_not_in_ramp": "the unit is not in the experiment for the segment that was chosen",
 }

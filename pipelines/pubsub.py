@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from google.api_core import exceptions as api
+from google.auth.exceptions import GoogleAuthError
 from google.cloud import pubsub_v1
 from google.cloud.pubsub_v1.types import BatchSettings
 
@@ -79,7 +80,11 @@ class TopicSink:
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self._path = topic_path(uri)
-        self._client = pubsub_v1.PublisherClient(BatchSettings(max_messages=1_000, max_bytes=1 << 20, max_latency=0.02))
+        try:
+            self._client = pubsub_v1.PublisherClient(BatchSettings(max_messages=1_000, max_bytes=1 << 20, max_latency=0.02))
+        except GoogleAuthError as error:
+            msg = f"{uri}: {line_of(error)}"
+            raise PubSubError(msg) from error
 
     def write(self, messages: Sequence[bytes]) -> None:
         """Publish the messages; ``PubSubError`` when one isn't taken within 30 s."""

@@ -28,16 +28,14 @@ import uvicorn
 from pipelines.sinks import check_sink_uri, open_sink
 from rules import CATALOGUE_PATH, RULES_PATH, SETTINGS_PATH
 from schemas.catalogue import Catalogue
-from schemas.errors import EXIT_OK, ConfigError, ForecourtError
+from schemas.errors import EXIT_OK, ConfigError
 from schemas.instants import clock_ms
 from schemas.pseudonym import Pseudonyms
 from schemas.safe_yaml import MAX_BYTES
 from schemas.settings import Settings, parse_settings
 from serving.access_file import AccessFile
-from serving.empty_inventory import EmptyInventory
 from serving.experiments_file import ExperimentsFile
 from serving.gateway import Door, build_app
-from serving.inventory import Inventory
 from serving.inventory_file import InventoryFile
 from serving.keys import load_key
 from serving.messages import FeaturedRequest
@@ -117,6 +115,7 @@ def run(argv: Sequence[str]) -> int:
             loop="uvloop",
             http="httptools",
             ws="none",
+            lifespan="on",
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -139,7 +138,7 @@ class Lifespan:
         self._config, self._catalogue, self._settings = config, catalogue, settings
         self._app: Any = None
         self._stack = contextlib.AsyncExitStack()
-        self.fault: ForecourtError | None = None
+        self.fault: Exception | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request, or begin, or end."""
@@ -149,7 +148,7 @@ class Lifespan:
         await receive()
         try:
             self._app = await self._stack.enter_async_context(serving(self._config, self._catalogue, self._settings))
-        except ForecourtError as fault:
+        except Exception as fault:  # whatever it is, nothing may be served without an app
             self.fault = fault
             await send({"type": "lifespan.startup.failed", "message": ""})
             return
@@ -178,10 +177,12 @@ async def serving(config: Config, catalogue: Catalogue, settings: Settings) -> A
     if config.experiments is not None:
         experiments = ExperimentsFile(config.experiments, policies=POLICIES, refused=failed("experiments"))
         looks.append(experiments.look)
+        if config.inventory is None and any(each.segments for each in experiments.current().experiments):
+            msg = f"--experiments == {config.experiments} has flags of segments, must come with --inventory"
+            raise ConfigError(msg)
     listings = None if config.inventory is None else InventoryFile(config.inventory, catalogue)
     if listings is not None:
         looks.append(listings.look)
-    inventory: Inventory = EmptyInventory() if listings is None else listings
     outbox = None if config.events is None else Outbox(open_sink(config.events))
     limits = Limits(settings.deadline_ms / 1000, max_reads=settings.max_reads, max_waiting=settings.max_waiting)
     reader = SegmentReader(
@@ -209,24 +210,29 @@ async def serving(config: Config, catalogue: Catalogue, settings: Settings) -> A
         metrics,
         rules=lambda: release.value,
         experiments=lambda: None if experiments is None else experiments.current(),
-        inventory=lambda: inventory,
+        inventory=lambda: listings,
         outbox=outbox,
     )
     warm = asyncio.Event()
     app = build_app(
         parts, store, Door(lambda: None if access is None else access.current()), lambda: "ready" if warm.is_set() else "warming up"
     )
-    tasks = [asyncio.create_task(keep_looking(looks, failed("look"))), asyncio.create_task(_warm_up(parts, warm, config))]
-    try:
-        yield app
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await reader.close()
+    # Each look in a task of its own: one that takes long must not hold up the experiments' kill switch.
+    tasks = [asyncio.create_task(keep_looking(look, failed("look"))) for look in looks]
+    tasks.append(asyncio.create_task(_warm_up(parts, warm, config)))
+    async with contextlib.AsyncExitStack() as ending:  # each step of it whatever becomes of the others; the last one first
+        ending.callback(store.close)
         if outbox is not None:
-            await asyncio.to_thread(outbox.close, FLUSH_S)
-        store.close()
+            ending.push_async_callback(asyncio.to_thread, outbox.close, FLUSH_S)
+        ending.push_async_callback(reader.close)
+        ending.push_async_callback(_ended, tasks)
+        yield app
+
+
+async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _warm_up(parts: Parts, warm: asyncio.Event, config: Config) -> None:

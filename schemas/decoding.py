@@ -20,6 +20,7 @@ from schemas.view import pack_attributes
 _DECODE: Final = msgspec.json.Decoder(WireEvent).decode
 _DECODE_ATTRIBUTES: Final = msgspec.json.Decoder(dict[str, Any] | None).decode
 _MAX_KNOWN: Final = 1 << 16
+_MAX_KNOWN_BYTES: Final = 1_024  # each; a listing's attributes are some hundred
 _FIELD: Final = re.compile(r" - at `\$\.?([^`]*)`")
 _MISSING: Final = re.compile(r"missing required field `(\w+)`")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -114,6 +115,8 @@ class Attributes:
 
     def packed(self, text: bytes) -> PackedAttributes:
         """The packed attributes in a JSON text; ``EventError`` when it is no object or an attribute has the wrong kind."""
+        if len(text) > _MAX_KNOWN_BYTES:
+            return self._pack(text)
         known = self._known.get(text)
         if known is None:
             if len(self._known) >= _MAX_KNOWN:

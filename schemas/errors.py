@@ -45,6 +45,10 @@ class StoreError(ForecourtError):
     """The store's fault, and for good: retrying the same call doesn't help."""
 
 
+class RowError(StoreError):
+    """One row's fault: it holds what can't be understood; the others may be sound."""
+
+
 class StoreUnavailableError(StoreError):
     """The store's fault for now: the same call may go through later."""
 

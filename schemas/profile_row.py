@@ -20,7 +20,7 @@ from zlib import crc32
 
 import msgspec
 
-from schemas.errors import StoreError, shown
+from schemas.errors import RowError, shown
 from schemas.instants import LAST_INSTANT_MS
 from schemas.rules import MAX_WINDOW_MS
 
@@ -98,15 +98,15 @@ def encode_base(cells: Iterable[ViewCell]) -> bytes:
 
 
 def decode_base(packed: bytes) -> list[ViewCell]:
-    """The views in a cell that ``encode_base`` made, newest first; ``StoreError`` for bytes that are none."""
+    """The views in a cell that ``encode_base`` made, newest first; ``RowError`` for bytes that are none."""
     if packed[:1] != _BASE_LAYOUT:
         msg = f"layout of base views == {shown(packed[:1])}, must be {_BASE_LAYOUT!r}: is a newer version writing this table?"
-        raise StoreError(msg)
+        raise RowError(msg)
     try:
         return _DECODE_BASE(packed[1:])
     except msgspec.DecodeError as error:
         msg = f"base views of {len(packed)} bytes can't be read: {error}"
-        raise StoreError(msg) from error
+        raise RowError(msg) from error
 
 
 def united(speed: Sequence[ViewCell], base: Sequence[ViewCell], limit: int) -> list[ViewCell]:
@@ -181,7 +181,7 @@ def encode_cell(value: Membership | Profile | Consent) -> bytes:
 def decode_row(
     key: str, membership: bytes | None, profile: bytes | None, candidate: bytes | None = None, consent: bytes | None = None
 ) -> ProfileRow:
-    """The row from its cells' bytes; ``StoreError`` names the row's cell that can't be read."""
+    """The row from its cells' bytes; ``RowError`` names the row's cell that can't be read."""
     try:
         return ProfileRow(
             key,
@@ -192,4 +192,4 @@ def decode_row(
         )
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         msg = f"row {key[:10]}…: a cell can't be read, must be JSON of a membership, profile or consent: {error}"
-        raise StoreError(msg) from error
+        raise RowError(msg) from error

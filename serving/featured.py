@@ -174,7 +174,7 @@ def _checked(choice: Choice, viable: Sequence[Wish]) -> Choice:
     if (
         not choice.weights
         or not choice.weights.keys() <= names
-        or not all(0 < weight < 1e300 for weight in choice.weights.values())
+        or not all(0 < weight < MAX_CHOICE_WEIGHT for weight in choice.weights.values())
     ):
         msg = f"policy chose {dict(choice.weights)}, must be weights above 0 for some of {', '.join(sorted(names))}"
         raise ConfigError(msg)

@@ -7,9 +7,11 @@ they hold ids.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 
 import falcon
@@ -34,6 +36,9 @@ from serving.why import why
 JSON: Final = "application/json"
 _ENCODE: Final = msgspec.json.Encoder().encode
 _FEATURED: Final = msgspec.json.Decoder(FeaturedRequest).decode
+
+# Of their own, so that writes which wait for a store that is gone keep nothing else waiting.
+_CONSENTS: Final = ThreadPoolExecutor(2, thread_name_prefix="consent")
 
 _log = logging.getLogger(__name__)
 
@@ -145,7 +150,7 @@ class _Events:
         if self._outbox is None:
             raise _fault(503, "no_events", "this gateway was started without --events: it has nowhere to send them")
         try:
-            answer = taken(body, self._attributes, self._pseudonym, self._outbox.put, self._clock())
+            answer = taken(body, self._attributes, self._pseudonym, self._outbox.put_all, self._clock())
         except EventError as fault:
             raise _fault(400, fault.reason, str(fault)) from fault
         except NoRoomError as fault:
@@ -177,7 +182,9 @@ class _OptOut:
         user, now = _id(user_id, "id"), self._clock()
         self._tell(user, now)
         try:
-            await asyncio.to_thread(self._store.write_consent, self._parts.pseudonym(user), Consent(self._opted_out, now))
+            consent = Consent(self._opted_out, now)
+            write = functools.partial(self._store.write_consent, self._parts.pseudonym(user), consent)
+            await asyncio.get_running_loop().run_in_executor(_CONSENTS, write)
         except StoreError as fault:
             _log.error("%s", fault)
             raise _fault(503, "store_down", "the store did not take it, try again", {"Retry-After": "2"}) from fault

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -16,6 +16,7 @@ from schemas.pseudonym import pseudonymise
 from schemas.view import pack_attributes
 from serving.messages import MAX_EVENTS, EventsAnswer, RefusedEvent
 
+CONSENT_TYPES: Final = frozenset({"opt_in", "opt_out", "forget"})  # not for every key that may send views
 _ENCODE: Final = msgspec.json.Encoder().encode
 _DECODE: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _OBJECT: Final = msgspec.json.Decoder(dict[str, Any]).decode
@@ -26,28 +27,32 @@ class NoRoomError(Exception):
 
 
 def taken(
-    body: bytes, attributes: Attributes, pseudonyms: Callable[[str], str], put: Callable[[bytes], bool], now: int
+    body: bytes, attributes: Attributes, pseudonyms: Callable[[str], str], put: Callable[[Sequence[bytes]], bool], now: int
 ) -> EventsAnswer:
     """Take the events in a body, one JSON object or an array of them; each refused one is told with its reason.
 
     ``event_id`` and ``event_time`` are set where absent; ``now`` in ms UTC. ``EventError`` for a body that holds no events;
-    ``NoRoomError`` when ``put`` takes no more: events before it in the body have been taken, and a copy of them will count once.
+    ``NoRoomError`` when ``put``, which takes all or none, takes none.
     """
-    accepted, refused = 0, []
+    messages, refused = [], []
     for position, data in enumerate(_events_in(body)):
         try:
             event = decode_event(_stamped(data, now), attributes, now).event
             if event.pseudonymised:
                 reason, field, must = "bad_id", "pseudonymised", "pseudonymised == True, must be absent: ids are raw here"
                 raise EventError(reason, field, must)  # noqa: TRY301
+            if event.event_type in CONSENT_TYPES:
+                reason, field = "wrong_type", "event_type"
+                must = f"event_type == {event.event_type}, must be asked for by a key that may: /v1/users/ID/opt-out"
+                raise EventError(reason, field, must)  # noqa: TRY301
         except EventError as fault:
             refused.append(RefusedEvent(position, fault.reason, fault.field, str(fault)))
             continue
-        if not put(encoded(pseudonymise(event, pseudonyms))):
-            msg = f"event {position}: too many events wait to be published"
-            raise NoRoomError(msg)
-        accepted += 1
-    return EventsAnswer(accepted, refused)
+        messages.append(encoded(pseudonymise(event, pseudonyms)))
+    if not put(messages):
+        msg = "too many events wait to be published"
+        raise NoRoomError(msg)
+    return EventsAnswer(len(messages), refused)
 
 
 def encoded(event: Event) -> bytes:

@@ -1,19 +1,15 @@
-"""An inventory that follows its file: read anew when it changes, in a thread of its own, while the last good one answers."""
+"""An inventory that follows its file: read anew when it changes, while the last good one answers."""
 
 from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Callable, Collection, Sequence
-from typing import Final
 
 from schemas.catalogue import Catalogue
 from schemas.errors import ConfigError
 from schemas.rules import Condition
 from serving.inventory import Inventory, Shortlist, load_inventory
-
-POLL_S: Final = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -25,15 +21,10 @@ class InventoryFile:
     one: one that is read while it is being written is refused, or misses listings until the next look.
     """
 
-    def __init__(
-        self, path: str, catalogue: Catalogue, load: Callable[[str, Catalogue], Inventory] = load_inventory, poll_s: float = POLL_S
-    ) -> None:
+    def __init__(self, path: str, catalogue: Catalogue, load: Callable[[str, Catalogue], Inventory] = load_inventory) -> None:
         self._path = path
         self._catalogue = catalogue
         self._load = load
-        self._poll_s = poll_s
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
         self.reloads = 0
         self.refused = 0
         self._seen = _state_of(path)
@@ -64,22 +55,6 @@ class InventoryFile:
         self.reloads += 1
         _log.warning("listings of %s read anew", self._path)
         return True
-
-    def start(self) -> None:
-        """Looks every ``poll_s`` seconds from now on, in a thread."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._follow, name="inventory", daemon=True)
-            self._thread.start()
-
-    def close(self) -> None:
-        """Ends the thread, once it is through with what it reads."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _follow(self) -> None:
-        while not self._stop.wait(self._poll_s):
-            self.look()
 
     def _refuse(self, why: str) -> bool:
         self.refused += 1

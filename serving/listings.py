@@ -49,7 +49,8 @@ class Listings:
         self._by_number = np.argsort(offers.numbers, kind="stable")
         self._sorted_numbers = offers.numbers[self._by_number]
         kept = min(MAX_WISHES_KEPT, MAX_KEPT_BYTES // max(offers.sponsored, 1))
-        self._sponsored_matches = functools.lru_cache(kept)(self._matches)
+        matches = functools.partial(mask_of, columns=offers.columns, rows=offers.sponsored)  # no method: it would be a cycle
+        self._sponsored_matches = functools.lru_cache(kept)(matches)
         self.left_out = left_out
 
     def __len__(self) -> int:
@@ -98,9 +99,6 @@ class Listings:
             return bool(self.sponsored_matches(condition)[row])
         alone = {name: Column(column.values, column.codes[row : row + 1]) for name, column in self._offers.columns.items()}
         return bool(mask_of(condition, alone, 1)[0])
-
-    def _matches(self, condition: Condition) -> Flags:
-        return mask_of(condition, self._offers.columns, self._offers.sponsored)
 
 
 class ListingsShortlist:

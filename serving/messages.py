@@ -52,7 +52,7 @@ class SegmentsAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Placed(msgspec.Struct, frozen=True, kw_only=True):
-    """One position: the listing, how it was found, and the ids to send with an impression or a click on it."""
+    """One position: the listing, how it was found, and the id to send with a click on it."""
 
     impression_id: str
     listing: dict[str, Any] | None
@@ -79,7 +79,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FeaturedAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What to show. ``personalised`` is false when it is the default, and ``reason`` says why."""
+    """What to show. ``personalised`` is false when no segment chose the first listing, and ``reason`` says why."""
 
     at: Instant
     personalised: bool

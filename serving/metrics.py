@@ -30,6 +30,7 @@ class Metrics:
         self.conflicts = self._counter("conflicts", "Segments that a filter ruled out.", "segment", "attribute")
         self.exposures = self._counter("exposures", "Impressions, by whether they were taken.", "taken")
         self.refused = self._counter("access_refused", "Requests let in by no key.", "reason")
+        self.unknown_segments = self._counter("unknown_segments", "Segments of users that no rule in force has.")
         self.faults = self._counter("faults", "Faults in spite of which all went on.", "where")
 
     def watch(self, measures: Mapping[str, Measure], outbox: Callable[[], Counts | None]) -> None:

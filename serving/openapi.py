@@ -8,6 +8,7 @@ import msgspec
 
 from schemas.catalogue import MAX_CATEGORY_BYTES, Catalogue
 from schemas.event import MAX_ID_BYTES, json_schema
+from serving.ingest import CONSENT_TYPES
 from serving.messages import (
     MAX_EVENTS,
     ConsentAnswer,
@@ -42,7 +43,7 @@ _FAULTS: Final = {
     "422": "It is JSON as it should be, but says what can't be: an id of over 256 bytes, filters that the catalogue doesn't know.",
     "429": "Too many requests with this key; Retry-After says when there is room again.",
     "500": "The gateway failed.",
-    "503": "It can't be taken now; Retry-After says when to try again.",
+    "503": "It can't be taken now; Retry-After, where there is one, says when to try again.",
 }
 _OF_ALL: Final = ("400", "401", "403", "404", "422", "429", "500")
 
@@ -91,6 +92,8 @@ def _event() -> dict[str, Any]:
     stamped = {"event_id", "event_time"}
     event["required"] = [name for name in event["required"] if name not in stamped]  # the gateway sets those
     event["properties"].pop("pseudonymised")
+    kinds = event["properties"]["event_type"]
+    kinds["enum"] = [kind for kind in kinds["enum"] if kind not in CONSENT_TYPES]
     return event
 
 

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from serving.file_sink import Sink
@@ -70,13 +70,17 @@ class Outbox:
 
     def put(self, message: bytes) -> bool:
         """Take a message; false when it was dropped. Never waits, never raises."""
+        return self.put_all((message,))
+
+    def put_all(self, messages: Sequence[bytes]) -> bool:
+        """Take the messages, all or none; false when they were dropped. Never waits, never raises."""
         with self._lock:
-            size = self._bytes + len(message)
-            if self._closed or size > self._max_bytes or self._held >= self._max_messages:
-                self._dropped += 1
+            size = self._bytes + sum(map(len, messages))
+            if self._closed or size > self._max_bytes or self._held + len(messages) > self._max_messages:
+                self._dropped += len(messages)
                 return False
-            self._new.append(message)
-            self._held += 1
+            self._new.extend(messages)
+            self._held += len(messages)
             self._bytes = size
             return True
 

@@ -22,7 +22,6 @@ Source = Literal["store", "cache", "none"]
 Reason = Literal[
     "unknown_user", "no_segments", "opted_out", "withdrawn", "timeout", "store_down", "overloaded", "bad_row", "clock_behind"
 ]
-FAULTS: Final = frozenset({"timeout", "store_down", "overloaded", "bad_row", "clock_behind"})  # nothing is known of the user
 
 
 class SegmentsRead(NamedTuple):
@@ -109,7 +108,9 @@ class SegmentReader:
 
     def forget(self, raw_id: str) -> None:
         """Read the user's row anew the next time."""
-        self._cache.pop(self._pseudonym(raw_id), None)
+        key = self._pseudonym(raw_id)
+        self._cache.pop(key, None)
+        self._loader.forget(key)
 
     @property
     def cached_rows(self) -> int:

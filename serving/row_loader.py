@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Literal, NamedTuple
 
-from schemas.errors import StoreError, StoreTimeoutError
+from schemas.errors import RowError, StoreError, StoreTimeoutError
 from schemas.profile_row import ProfileRow
 from serving.breaker import Breaker
 from serving.store.rows import RowReader, Rows
@@ -54,6 +54,7 @@ class RowLoader:
         self._reads: set[asyncio.Task[None]] = set()
         self._probe: asyncio.Task[None] | None = None
         self._bad_rows, self._told_s = 0, -TELL_EVERY_S
+        self._closed = False
 
     async def load(self, key: str) -> Loaded:
         """The row, or why there is none; within the deadline. It never raises for a fault of the store."""
@@ -70,8 +71,13 @@ class RowLoader:
         await asyncio.wait((under_way,), timeout=self._limits.deadline_s)
         return under_way.result() if under_way.done() else "timeout"
 
+    def forget(self, key: str) -> None:
+        """Let a read that is under way answer those who wait for it, and nobody after them."""
+        self._loads.pop(key, None)
+
     async def close(self) -> None:
         """End what is under way, then the connection."""
+        self._closed = True
         tasks = [*self._reads, *([self._probe] if self._probe else [])]
         for task in tasks:
             task.cancel()
@@ -84,7 +90,7 @@ class RowLoader:
             loads: list[_Load] = []
             while self._waiting and len(loads) < self._limits.max_rows_a_read:
                 load = self._waiting.popleft()
-                if load.asked_s < latest_s:  # whoever asked has gone
+                if load.asked_s < latest_s:  # who asked first has gone; who joined late is told a little early
                     self._settle(load, "timeout")
                 else:
                     loads.append(load)
@@ -95,8 +101,7 @@ class RowLoader:
 
     def _read_done(self, task: asyncio.Task[None]) -> None:
         self._reads.discard(task)
-        if not task.cancelled():
-            task.result()  # `_read` takes care of the store's faults: anything else is ours, and the loop says so
+        if not self._closed:
             self._read_on()
 
     async def _read(self, loads: list[_Load]) -> None:
@@ -107,22 +112,28 @@ class RowLoader:
         except StoreError as fault:
             miss = "timeout" if isinstance(fault, StoreTimeoutError) else "store_down"
             self._failed(str(fault))
+        except Exception as fault:  # whatever a client raises, those who wait get their answer
+            self._failed(f"{type(fault).__name__}: {fault}")
         else:
-            self._breaker.succeeded()
+            if self._breaker.state == "closed":  # an open one is closed by the probe alone
+                self._breaker.succeeded()
         finally:
             for load in loads:
                 self._settle(load, found.get(load.key, miss))
 
-    def _settle(self, load: _Load, found: ProfileRow | StoreError | Miss) -> None:
+    def _settle(self, load: _Load, found: ProfileRow | RowError | Miss) -> None:
+        wanted = self._loads.get(load.key) is load.done
+        if wanted:
+            del self._loads[load.key]
         if isinstance(found, ProfileRow):
-            self._loaded(found)
-        elif isinstance(found, StoreError):
+            if wanted:
+                self._loaded(found)
+        elif isinstance(found, RowError):
             self._tell(found)
             found = "bad_row"
-        del self._loads[load.key]
         load.done.set_result(found)
 
-    def _tell(self, fault: StoreError) -> None:
+    def _tell(self, fault: RowError) -> None:
         """Log a row that can't be understood, which names a few digits of its pseudonym; not each of thousands."""
         self._bad_rows += 1
         now = asyncio.get_running_loop().time()
@@ -142,11 +153,17 @@ class RowLoader:
             await asyncio.sleep(self._limits.probe_every_s)
             try:
                 await self._rows.read([PROBE_KEY], self._limits.deadline_s)
-            except StoreError:
+            except Exception:  # whatever it is, the probe goes on: nobody else lets anyone in again
                 if loop.time() - connected_s >= self._limits.reconnect_every_s:
                     connected_s = loop.time()
-                    await self._rows.reconnect()
+                    await self._reconnect()
             else:
                 self._breaker.succeeded()
                 _log.warning("the store is back after %.1f s", loop.time() - began_s)
                 return
+
+    async def _reconnect(self) -> None:
+        try:
+            await self._rows.reconnect()
+        except Exception as fault:
+            _log.error("the store can't be connected to: %s: %s", type(fault).__name__, fault)  # noqa: TRY400

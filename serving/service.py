@@ -18,6 +18,7 @@ from schemas.instants import format_instant
 from schemas.release import Release
 from schemas.rules import RuleSet
 from schemas.settings import Settings
+from serving.empty_inventory import EmptyInventory
 from serving.featured import Ask, Conflict, Featured, Position, feature
 from serving.inventory import Inventory
 from serving.messages import Arm, Clash, FeaturedAnswer, FeaturedRequest, Placed, SegmentAnswer, SegmentsAnswer
@@ -34,7 +35,10 @@ _log = logging.getLogger(__name__)
 
 
 class Parts(NamedTuple):
-    """What a gateway is made of; what can change is asked for at each request. ``outbox`` takes exposures and events."""
+    """What a gateway is made of; what can change is asked for at each request. ``outbox`` takes exposures and events.
+
+    Without an inventory the gateway can't tell what is shown: it only writes queries, and no impressions.
+    """
 
     reader: SegmentReader
     pseudonym: Callable[[str], str]
@@ -43,7 +47,7 @@ class Parts(NamedTuple):
     metrics: Metrics
     rules: Callable[[], Release]
     experiments: Callable[[], Experiments | None]
-    inventory: Callable[[], Inventory]
+    inventory: Callable[[], Inventory | None]
     outbox: Outbox | None
 
 
@@ -51,9 +55,10 @@ class Chosen(NamedTuple):
     """What a request came to, before it is told."""
 
     request: FeaturedRequest
-    filters: Filters
+    ask: Ask
     read: SegmentsRead
     assignment: Assignment
+    file_version: int | None  # of the experiments that assigned
     policy: str
     featured: Featured
     impressions: tuple[str, ...]  # an id for each position
@@ -66,7 +71,7 @@ class Chosen(NamedTuple):
 
     @property
     def reason(self) -> str | None:
-        """Why the visitor sees the default."""
+        """Why no segment chose what the visitor sees first."""
         if not self.read.segments:
             return self.read.reason
         if self.featured.reason is not None:
@@ -119,7 +124,11 @@ class Service:
     def expose(self, chosen: Chosen) -> None:
         """Put the impressions of an answer on their way. Never waits, never raises."""
         outbox, metrics = self._parts.outbox, self._parts.metrics
+        if self._parts.inventory() is None:
+            return
         for place in range(len(chosen.shown)):
+            if place and chosen.shown[place].listing is None and chosen.featured.positions[place].listing is None:
+                continue  # nothing was there to be shown; the first position tells of the request even so
             try:
                 taken = outbox is not None and outbox.put(encode_event(self._impression(chosen, place)))
             except Exception as fault:  # an answer was given: that it isn't counted must not undo it
@@ -135,37 +144,39 @@ class Service:
     def _chosen(self, request: FeaturedRequest, filters: Filters, read: SegmentsRead, now: int) -> Chosen:
         settings, assignment, policy = self._parts.settings, _NOBODY, self._parts.settings.policy
         ask = self._ask(request, filters, read)
+        inventory = self._parts.inventory() or EmptyInventory()
         featured: Featured | None = None
+        file_version: int | None = None
         try:
             experiments = self._parts.experiments()
             if experiments is not None:
                 user = request.user_id or request.anonymous_id
                 assignment = assign(experiments, settings.layer, session=request.session_id, user=user, now=now)
                 policy = assignment.policy or policy
-            featured = feature(ask, policy, self._parts.inventory())
+                file_version = experiments.version
+            featured = feature(ask, policy, inventory)
             if experiments is not None:
-                assignment = with_segment(assignment, featured.positions[0].segment, experiments)
+                assignment = _gated(assignment, featured, ask, experiments)
         except Exception as fault:
             self._fault("assignment", fault)
-            assignment = _NOBODY._replace(shows=False)
-            featured = (featured or feature(ask, policy, self._parts.inventory()))._replace(reason="fault")
+            assignment = _NOBODY._replace(shows=False, reason="fault")
+            featured = (featured or feature(ask, policy, inventory))._replace(reason="fault")
         if featured.fault is not None:
             self._fault("featured", featured.fault)
         impressions = tuple(uuid.uuid4().hex for _ in featured.positions)
-        return Chosen(request, filters, read, assignment, policy, featured, impressions, now)
+        return Chosen(request, ask, read, assignment, file_version, policy, featured, impressions, now)
 
     def _ask(self, request: FeaturedRequest, filters: Filters, read: SegmentsRead) -> Ask:
         wishes = wishes_of(read.segments, self.rules_of(read.rule_version))
         return Ask(filters, wishes, frozenset(request.seen), request.session_id, int(request.k))
 
     def _query(self, chosen: Chosen) -> dict[str, Any]:
-        ask = self._ask(chosen.request, chosen.filters, chosen.read)
         if chosen.assignment.shows:
             try:
-                return opensearch_body(ask, chosen.policy)
+                return opensearch_body(chosen.ask, chosen.policy)
             except Exception as fault:
                 self._fault("query", fault)
-        return opensearch_default_body(ask)
+        return opensearch_default_body(chosen.ask)
 
     def _impression(self, chosen: Chosen, place: int) -> dict[str, Any]:
         request, read, featured = chosen.request, chosen.read, chosen.featured
@@ -191,8 +202,8 @@ class Service:
             rule_version=read.rule_version,
             reader_source=read.source,
             reader_reason=read.reason,
-            file_version=None if (experiments := self._parts.experiments()) is None else experiments.version,
-            filters=chosen.filters.attributes,
+            file_version=chosen.file_version,
+            filters=chosen.ask.filters.attributes,
             conflicts=_exposed(featured.conflicts) if in_conflict_sample(chosen.impressions[place], share) else None,
             conflict_sample=share,
         )
@@ -205,7 +216,7 @@ class Service:
         for position in chosen.shown:
             metrics.rungs.labels(position.rung).inc()
         for _ in unknown_segments(chosen.read.segments, self.rules_of(chosen.read.rule_version)):
-            metrics.faults.labels("unknown_segment").inc()  # a row of rules that are no longer known here
+            metrics.unknown_segments.inc()
         for conflict in chosen.featured.conflicts:
             for attribute in conflict.attributes:
                 metrics.conflicts.labels(conflict.segment, attribute).inc()
@@ -213,6 +224,17 @@ class Service:
     def _fault(self, where: str, fault: Exception) -> None:
         self._parts.metrics.faults.labels(where).inc()
         _log.error("%s: %s, the default is served", where, type(fault).__name__)  # its text may hold what was asked
+
+
+def _gated(assignment: Assignment, featured: Featured, ask: Ask, experiments: Experiments) -> Assignment:
+    """The assignment by the flags of the segments chosen: a request is out of the experiment when one of its places is.
+
+    Where no segment could be fulfilled it goes by the one that would have come first, in every arm.
+    """
+    first = ask.wishes[0].name if ask.wishes else None
+    for segment in dict.fromkeys(position.segment or first for position in featured.positions):
+        assignment = with_segment(assignment, segment, experiments)
+    return assignment
 
 
 def segments_answer(read: SegmentsRead, now: int) -> SegmentsAnswer:

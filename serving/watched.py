@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 LOOK_S: Final = 1.0
@@ -30,18 +30,16 @@ class Watched(Generic[T]):
         self.value = self._read()
 
 
-async def keep_looking(looks: Sequence[Callable[[], object]], failed: Callable[[], None], every_s: float = LOOK_S) -> None:
-    """Call each in a thread, again and again; what one raises is logged when it begins, and counted by ``failed``."""
-    failing: set[int] = set()
+async def keep_looking(look: Callable[[], object], failed: Callable[[], None], every_s: float = LOOK_S) -> None:
+    """Call it in a thread, again and again; what it raises is logged when that begins, and counted by ``failed``."""
+    failing = False
     while True:
-        for number, look in enumerate(looks):
-            try:
-                await asyncio.to_thread(look)
-            except Exception as fault:  # the others are still looked at
-                failed()
-                if number not in failing:
-                    _log.error("the last good value stays in force: %s: %s", type(fault).__name__, fault)  # noqa: TRY400
-                failing.add(number)
-            else:
-                failing.discard(number)
+        try:
+            await asyncio.to_thread(look)
+            failing = False
+        except Exception as fault:
+            failed()
+            if not failing:
+                _log.error("the last good value stays in force: %s: %s", type(fault).__name__, fault)  # noqa: TRY400
+            failing = True
         await asyncio.sleep(every_s)

@@ -288,6 +288,7 @@ def test_any_text_is_a_unit(unit: str) -> None:
 def test_every_reason_is_told() -> None:
     assert set(REASONS) == {
         *("assigned", "killed", "not_running", "not_in_layer", "not_in_ramp", "no_unit", "no_experiment"),
+        "fault",  # the gateway's
         *("segment_off", "segment_not_in_ramp"),
     }
     text = (ROOT / "docs/experiments.md").read_text()

@@ -183,6 +183,8 @@ def test_events_are_validated_stamped_and_pseudonymised(place: Place) -> None:
     assert (some.status, some.body["accepted"]) == (207, 1)
     assert [(each["position"], each["reason"]) for each in some.body["refused"]] == [(1, "unknown_event_type"), (2, "bad_id")]
     assert place.ask("/v1/events", body=[{}]).status == 422
+    for kind in ("opt_out", "opt_in", "forget"):  # asked for by keys of another role
+        assert place.ask("/v1/events", body=view | {"event_type": kind}).body["refused"][0]["field"] == "event_type"
     wait_until(lambda: any(event["event_id"] == "given" for event in place.events), 10, "no event")
     given = next(event for event in place.events if event["event_id"] == "given")
     assert given == late | {

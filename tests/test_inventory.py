@@ -475,12 +475,13 @@ def test_answers_go_on_while_a_file_is_read_anew(tmp_path: Path) -> None:
         return load_inventory(path, catalogue)
 
     started: list[bool] = []
-    inventory = InventoryFile(str(path), CATALOGUE, slow, poll_s=0.01)
+    inventory = InventoryFile(str(path), CATALOGUE, slow)
     started.append(True)
-    inventory.start()
     replace(path, ROWS[:1])
+    looking = threading.Thread(target=inventory.look)
+    looking.start()
     assert reading.wait(10)
     assert len(order_of(inventory)) == 4
     go_on.set()
-    inventory.close()
+    looking.join()
     assert len(order_of(inventory)) == 1

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from schemas.errors import StoreError, StoreTimeoutError, StoreUnavailableError
+from schemas.errors import RowError, StoreError, StoreTimeoutError, StoreUnavailableError
 from schemas.profile_row import Consent, Membership, ProfileRow, SegmentSpans, Span
 from serving.reader import SegmentReader, SegmentsRead
 from serving.row_loader import PROBE_KEY, Limits
@@ -29,29 +29,33 @@ class PlayedRows:
     """A store that answers as told: after ``delay_s``, from ``held``, or with ``fault``."""
 
     def __init__(self) -> None:
-        self.held: dict[str, ProfileRow | StoreError] = {}
+        self.held: dict[str, ProfileRow | RowError] = {}
         self.delay_s = 0.0
-        self.fault: StoreError | None = None
+        self.fault: Exception | None = None
         self.reads: list[list[str]] = []
         self.at_once = self.most_at_once = self.reconnects = 0
 
     async def read(self, keys: Sequence[str], deadline_s: float) -> Rows:
         self.reads.append(list(keys))
+        delay_s, fault = self.delay_s, self.fault
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:
             try:
-                await asyncio.wait_for(asyncio.sleep(self.delay_s), deadline_s)
+                await asyncio.wait_for(asyncio.sleep(delay_s), deadline_s)
             except TimeoutError as error:
                 raise StoreTimeoutError("no answer") from error
-            if self.fault is not None:
-                raise self.fault
+            if fault is not None:
+                raise fault
             return {key: self.held.get(key, ProfileRow(key, None, None)) for key in keys}
         finally:
             self.at_once -= 1
 
     async def reconnect(self) -> None:
         self.reconnects += 1
+        if self.fault is not None:
+            msg = "nor can it be connected to"
+            raise RuntimeError(msg)
 
     async def close(self) -> None:
         self.held.clear()
@@ -110,10 +114,10 @@ def test_segments_come_with_version_age_and_source() -> None:
         (ProfileRow("k:ann", None, None, None, Consent(opted_out=True, time=1)), (), "opted_out"),
         (row("k:ann", "suv"), ("suv",), "withdrawn"),
         (row("k:ann", "suv", as_of=NOW + 6 * 60_000), (), "clock_behind"),
-        (StoreError("row k:ann…: a cell can't be read"), (), "bad_row"),
+        (RowError("row k:ann…: a cell can't be read"), (), "bad_row"),
     ],
 )
-def test_no_segments_always_have_a_reason(held: ProfileRow | StoreError | None, withdrawn: tuple[str, ...], reason: str) -> None:
+def test_no_segments_always_have_a_reason(held: ProfileRow | RowError | None, withdrawn: tuple[str, ...], reason: str) -> None:
     async def play(reader: SegmentReader, rows: PlayedRows) -> None:
         rows.held = {} if held is None else {"k:ann": held}
         assert told(await reader.read("ann", now=NOW)) == ([], "none" if reason == "bad_row" else "store", reason)
@@ -202,8 +206,8 @@ def test_keys_whose_askers_have_gone_are_not_read_any_more() -> None:
     played(play)
 
 
-@pytest.mark.parametrize("fault", [StoreUnavailableError("gone"), StoreError("no such table")])
-def test_after_failures_in_a_row_nobody_waits_until_a_probe_gets_through(fault: StoreError) -> None:
+@pytest.mark.parametrize("fault", [StoreUnavailableError("gone"), StoreError("no such table"), RuntimeError("x")])
+def test_after_failures_in_a_row_nobody_waits_until_a_probe_gets_through(fault: Exception) -> None:
     async def play(reader: SegmentReader, rows: PlayedRows) -> None:
         rows.held["k:ann"], rows.fault = row("k:ann", "suv"), fault
         for number in range(5):
@@ -237,7 +241,7 @@ def test_a_damaged_row_spoils_neither_its_neighbours_nor_the_breaker() -> None:
     async def play(reader: SegmentReader, rows: PlayedRows) -> None:
         rows.delay_s = 0.005
         for number in range(40):
-            rows.held[f"k:u{number}"] = StoreError("damaged") if number % 2 else row(f"k:u{number}", "suv")
+            rows.held[f"k:u{number}"] = RowError("damaged") if number % 2 else row(f"k:u{number}", "suv")
         for start in range(0, 40, 4):
             reads = await asyncio.gather(*[reader.read(f"u{start + place}", now=NOW) for place in range(4)])
             assert [read.reason for read in reads] == [None, "bad_row"] * 2
@@ -263,3 +267,44 @@ def test_what_was_read_is_kept_for_its_time_and_a_fault_not_at_all() -> None:
         assert (await reader.read("ann", now=NOW)).source == "store"
 
     played(play, ttl_s=2.0, timer=lambda: clock[0])
+
+
+def test_a_read_from_before_the_breaker_opened_does_not_close_it() -> None:
+    async def play(reader: SegmentReader, rows: PlayedRows) -> None:
+        rows.held["k:ann"], rows.delay_s = row("k:ann", "suv"), 0.2
+        early = asyncio.create_task(reader.read("ann", now=NOW))
+        while not rows.reads:
+            await asyncio.sleep(0)
+        rows.delay_s, rows.fault = 0.0, StoreUnavailableError("gone")
+        for number in range(5):
+            await reader.read(f"u{number}", now=NOW)
+        rows.fault = None
+        rows.delay_s = 30.0  # the probes get no answer
+        assert (await early).reason is None
+        assert reader.breaker.state == "open"
+
+    played(play)
+
+
+def test_who_opted_out_during_a_read_is_read_anew() -> None:
+    async def play(reader: SegmentReader, rows: PlayedRows) -> None:
+        rows.held["k:ann"], rows.delay_s = row("k:ann", "suv"), 0.05
+        before = asyncio.create_task(reader.read("ann", now=NOW))
+        await asyncio.sleep(0.01)
+        reader.forget("ann")
+        assert (await before).reason is None
+        rows.held["k:ann"] = row("k:ann", "suv", opted_out=True)
+        assert (await reader.read("ann", now=NOW)).reason == "opted_out"
+
+    played(play)
+
+
+def test_a_client_that_raises_what_nobody_expects_costs_nobody_else_their_answer() -> None:
+    async def play(reader: SegmentReader, rows: PlayedRows) -> None:
+        rows.fault, rows.delay_s = RuntimeError("a bug"), 0.01
+        reads = await asyncio.gather(*[reader.read(f"u{number}", now=NOW) for number in range(4)])
+        assert {read.reason for read in reads} == {"store_down"}
+        rows.fault = None
+        assert (await reader.read("u3", now=NOW)).reason == "unknown_user"
+
+    played(play)

@@ -14,6 +14,7 @@ from typing import Final
 
 import grpc
 from google.api_core import exceptions as api
+from google.auth.exceptions import GoogleAuthError
 from google.cloud.bigtable.data import (
     BigtableDataClient,
     DeleteAllFromRow,
@@ -312,6 +313,9 @@ def translated_faults(uri: str, deadline_s: float) -> Iterator[None]:
         raise _fault_of(uri, error, deadline_s) from error
     except (api.RetryError, grpc.RpcError, TimeoutError) as error:
         raise _fault_of(uri, error, deadline_s) from error
+    except GoogleAuthError as error:
+        msg = f"store {uri}: {str(error).splitlines()[0]}"
+        raise StoreError(msg) from error
 
 
 def _fault_of(uri: str, error: BaseException, deadline_s: float) -> StoreError:
@@ -322,7 +326,7 @@ def _fault_of(uri: str, error: BaseException, deadline_s: float) -> StoreError:
         return StoreError(f"store {uri}: {reason}")
     where = os.environ.get(EMULATOR)
     hint = f"is the emulator at {EMULATOR}={where} running (forecourt emulators)?" if where else "can this machine reach Bigtable?"
-    kind = StoreTimeoutError if isinstance(error, api.DeadlineExceeded | TimeoutError) else StoreUnavailableError
+    kind = StoreTimeoutError if isinstance(error, api.DeadlineExceeded | api.Cancelled | TimeoutError) else StoreUnavailableError
     return kind(f"store {uri} does not answer within {deadline_s:g} s: {reason}; {hint}")
 
 

@@ -17,7 +17,7 @@ from google.api_core import exceptions as api
 from google.cloud.bigtable.data import BigtableDataClientAsync
 from google.cloud.bigtable_v2.types import bigtable as messages
 
-from schemas.errors import StoreError
+from schemas.errors import RowError
 from schemas.instants import SECOND_MS, clock_ms
 from schemas.profile_row import ProfileRow
 from serving.store.bigtable import newest_until, profile_row, translated_faults
@@ -48,11 +48,11 @@ class BigtableRows:
                 found = await self._called(request, deadline_s)
             except api.ServiceUnavailable:
                 found = await self._called(request, deadline_s)
-        rows: dict[str, ProfileRow | StoreError] = {}
+        rows: dict[str, ProfileRow | RowError] = {}
         for key in keys:
             try:
                 rows[key] = profile_row(key, found.rows.get(key.encode()))
-            except StoreError as fault:
+            except RowError as fault:
                 rows[key] = fault
         return rows
 
@@ -81,7 +81,7 @@ class BigtableRows:
         return merger
 
     def _connected(self) -> BigtableDataClientAsync:
-        with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # "connecting to the emulator"
+        with translated_faults(self._uri, 0.0), warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # the emulator's
             return BigtableDataClientAsync(project=self._project)
 
 

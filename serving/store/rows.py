@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
-from schemas.errors import StoreError, StoreTimeoutError
+from schemas.errors import RowError, StoreTimeoutError
 from schemas.profile_row import ProfileRow
 from serving.store import check_uri, open_store
 from serving.store.protocol import Store
 
-Rows = Mapping[str, ProfileRow | StoreError]
+Rows = Mapping[str, ProfileRow | RowError]
 
 _THREADS: Final = 4
 
@@ -69,13 +69,11 @@ class ThreadedRows:
     def _read(self, keys: Sequence[str]) -> Rows:
         try:
             return self._store.read_rows(keys)
-        except StoreError:
-            if len(keys) == 1:
-                raise
-        return {key: self._row_or_fault(key) for key in keys}
+        except RowError:
+            return {key: self._row_or_fault(key) for key in keys}
 
-    def _row_or_fault(self, key: str) -> ProfileRow | StoreError:
+    def _row_or_fault(self, key: str) -> ProfileRow | RowError:
         try:
             return self._store.read_row(key)
-        except StoreError as fault:
+        except RowError as fault:
             return fault
