@@ -45,11 +45,12 @@ def members(store: Store, users: Sequence[str], now: int) -> None:
 
 
 def listings(path: Path, count: int = 40) -> Path:
-    """Listings, a quarter of them electric, half of them sponsored; by default the diesel of highest rank is shown."""
+    """Listings, a quarter of them electric, half of them sponsored, one an SUV; by default the diesel of highest rank is shown."""
     with path.open("w") as file:
         for number in range(count):
             fuel = "electric" if number % 4 == 0 else "diesel"
-            listing = {"listing_id": f"l-{number}", "sponsored": number % 2 == 0, "fuel_type": fuel, "price": 20_000 + number}
+            body = "suv" if number == 6 else "wagon"
+            listing = {"listing_id": f"l-{number}", "sponsored": number % 2 == 0, "fuel_type": fuel, "body_type": body}
             file.write(json.dumps({**listing, "rank": 1.0 if number == 2 else 0.5}) + "\n")
     return path
 

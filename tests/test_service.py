@@ -146,10 +146,10 @@ def test_both_arms_choose_alike_and_only_one_shows(inventory: Inventory, arm: st
 def test_a_segment_switched_off_takes_the_request_out_of_either_arm_also_from_a_later_place(inventory: Inventory, arm: str) -> None:
     session = in_arm(arm, inventory)
     off = experiments("{electric: {running: false}}")
-    asked = {"session_id": session, "k": 4, "filters": {"fuel_type": ["electric", "diesel"]}}
-    chosen, events = served(inventory, Members("budget", "electric"), off, **asked)
+    asked: dict[str, Any] = {"session_id": session, "k": 4, "filters": {"fuel_type": ["electric", "diesel"]}}
+    chosen, events = served(inventory, Members("suv", "electric"), off, None, **asked)
     assert "electric" in {place.segment for place in chosen.featured.positions}
-    assert chosen.featured.positions[0].segment != "electric"
+    assert chosen.featured.positions[0].segment == "suv"
     assert (chosen.assignment.arm, chosen.assignment.reason) == (None, "segment_off")
     assert chosen.shown == chosen.featured.default
     assert {exposure_of(event["experiment"]).arm for event in events} == {None}
