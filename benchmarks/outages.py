@@ -109,22 +109,21 @@ def outage(scene: Scene, begin: Callable[[], Callable[[], None]], seconds: float
     ended_s = 0.0
 
     def finish() -> None:
-        time.sleep(0.5)
+        time.sleep(1.0)
         end()
         nonlocal ended_s
         ended_s = time.monotonic()
         ended.set()
 
-    began_s = time.monotonic()
     threading.Thread(target=finish).start()
     after = visits_during(scene.gateway.port, scene.users(count), rate)
     ended.wait()
-    again = next((visit.at_s for visit in after if visit.at_s > ended_s - began_s and visit.reason is None), None)
+    again = next((visit.at_s for visit in after if visit.at_s > ended_s and visit.reason is None), None)
     return {
         "before": summary(before),
         "during": summary(during),
         "after": summary(after),
-        "back_after_s": None if again is None else max(0.0, again - (ended_s - began_s)),
+        "back_after_s": None if again is None else again - ended_s,
     }
 
 

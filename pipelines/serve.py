@@ -54,6 +54,7 @@ from transforms.whole_files import read_bytes
 
 PORT: Final = 8080
 FLUSH_S: Final = 5.0
+KEEP_ALIVE_S: Final = 75  # longer than load balancers keep a connection, so that none sends into one that closes
 _WARM_UPS: Final = 20
 
 
@@ -120,6 +121,7 @@ def run(argv: Sequence[str]) -> int:
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=int(FLUSH_S),
+            timeout_keep_alive=KEEP_ALIVE_S,
         )
     )
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn has handlers of its own, and raises the signal anew when it is done

@@ -142,7 +142,7 @@ class RowLoader:
             self._told_s = now
 
     def _failed(self, why: str) -> None:
-        if self._breaker.failed():
+        if self._breaker.failed(asyncio.get_running_loop().time()):
             _log.error("the store is given up until a probe gets through: %s", why)
             self._probe = asyncio.create_task(self._probe_until_back())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -85,6 +86,16 @@ def played(
             await play(reader, rows)
 
     asyncio.run(run())
+
+
+async def opened(reader: SegmentReader, rows: PlayedRows) -> None:
+    """Ask until the breaker is open."""
+    assert rows.fault is not None
+    for number in itertools.count():
+        if reader.breaker.state == "open":
+            return
+        assert (await reader.read(f"u{number}", now=NOW)).reason == "store_down"
+        await asyncio.sleep(0.005)
 
 
 def told(read: SegmentsRead) -> tuple[list[str], str, str | None]:
@@ -210,9 +221,7 @@ def test_keys_whose_askers_have_gone_are_not_read_any_more() -> None:
 def test_after_failures_in_a_row_nobody_waits_until_a_probe_gets_through(fault: Exception) -> None:
     async def play(reader: SegmentReader, rows: PlayedRows) -> None:
         rows.held["k:ann"], rows.fault = row("k:ann", "suv"), fault
-        for number in range(5):
-            assert (await reader.read(f"u{number}", now=NOW)).reason == "store_down"
-        assert reader.breaker.state == "open"
+        await opened(reader, rows)
         asked = len(rows.asked)
         assert (await reader.read("ann", now=NOW)).reason == "store_down"
         assert len(rows.asked) == asked
@@ -271,13 +280,12 @@ def test_what_was_read_is_kept_for_its_time_and_a_fault_not_at_all() -> None:
 
 def test_a_read_from_before_the_breaker_opened_does_not_close_it() -> None:
     async def play(reader: SegmentReader, rows: PlayedRows) -> None:
-        rows.held["k:ann"], rows.delay_s = row("k:ann", "suv"), 0.2
+        rows.held["k:ann"], rows.delay_s = row("k:ann", "suv"), 0.4
         early = asyncio.create_task(reader.read("ann", now=NOW))
         while not rows.reads:
             await asyncio.sleep(0)
         rows.delay_s, rows.fault = 0.0, StoreUnavailableError("gone")
-        for number in range(5):
-            await reader.read(f"u{number}", now=NOW)
+        await opened(reader, rows)
         rows.fault = None
         rows.delay_s = 30.0  # the probes get no answer
         assert (await early).reason is None
@@ -306,5 +314,18 @@ def test_a_client_that_raises_what_nobody_expects_costs_nobody_else_their_answer
         assert {read.reason for read in reads} == {"store_down"}
         rows.fault = None
         assert (await reader.read("u3", now=NOW)).reason == "unknown_user"
+
+    played(play)
+
+
+def test_a_store_that_stops_for_a_moment_is_not_given_up() -> None:
+    async def play(reader: SegmentReader, rows: PlayedRows) -> None:
+        rows.fault = StoreUnavailableError("a moment")
+        await asyncio.gather(*[reader.read(f"u{number}", now=NOW) for number in range(6)])
+        for number in range(6, 12):
+            await reader.read(f"u{number}", now=NOW)
+        rows.fault = None
+        assert (await reader.read("ann", now=NOW)).reason == "unknown_user"
+        assert reader.breaker.state == "closed"
 
     played(play)
