@@ -156,7 +156,7 @@ class Proxy:
 
 
 class Visit(NamedTuple):
-    """One request and what came of it; ``at_s`` is when it was due (steady clock), ``took_s`` how long after that it was answered."""
+    """One request and what came of it: when it was due (by the steady clock), and how long after that it was answered."""
 
     at_s: float
     took_s: float
