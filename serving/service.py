@@ -76,7 +76,7 @@ class Chosen(NamedTuple):
             return self.read.reason
         if self.featured.reason is not None:
             return self.featured.reason
-        return None if self.assignment.shows else f"{self.assignment.arm or self.assignment.reason}"
+        return None if self.assignment.shows else self.assignment.arm or self.assignment.reason
 
 
 class Service:
@@ -143,7 +143,8 @@ class Service:
 
     def _chosen(self, request: FeaturedRequest, filters: Filters, read: SegmentsRead, now: int) -> Chosen:
         settings, assignment, policy = self._parts.settings, _NOBODY, self._parts.settings.policy
-        ask = self._ask(request, filters, read)
+        wishes = wishes_of(read.segments, self.rules_of(read.rule_version))
+        ask = Ask(filters, wishes, frozenset(request.seen), request.session_id, int(request.k))
         inventory = self._parts.inventory() or EmptyInventory()
         featured: Featured | None = None
         file_version: int | None = None
@@ -165,10 +166,6 @@ class Service:
             self._fault("featured", featured.fault)
         impressions = tuple(uuid.uuid4().hex for _ in featured.positions)
         return Chosen(request, ask, read, assignment, file_version, policy, featured, impressions, now)
-
-    def _ask(self, request: FeaturedRequest, filters: Filters, read: SegmentsRead) -> Ask:
-        wishes = wishes_of(read.segments, self.rules_of(read.rule_version))
-        return Ask(filters, wishes, frozenset(request.seen), request.session_id, int(request.k))
 
     def _query(self, chosen: Chosen) -> dict[str, Any]:
         if chosen.assignment.shows:
