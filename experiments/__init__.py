@@ -1,1 +1,1 @@
-"""Assignment, exposure, statistics and controller of experiments; they come with the serving layer."""
+"""Assignment, exposure, statistics and controller of experiments. Nothing here reads or writes."""

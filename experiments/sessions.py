@@ -1,0 +1,55 @@
+"""Sessions as arrays: what every analysis here works on. Pure; files are read in ``pipelines``."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+CONTROL, TREATMENT = 0, 1
+NO_SEGMENT: Final = -1
+
+
+class Sessions(NamedTuple):
+    """``n`` sessions, each array of shape (n,); in order of time, as far as the table tells it.
+
+    ``session``, ``user``, ``segment`` and ``day`` are codes: whole numbers from 0. ``user`` codes lie below ``users``, whether or not
+    each is there; ``segment`` is ``NO_SEGMENT`` or an index of ``segments``, ``day`` an index of ``days``, which are in order. ``arm``
+    is ``CONTROL`` or ``TREATMENT``. ``started`` is ms UTC. What a table didn't have is ``None``; an unknown ``pre`` is NaN.
+    """
+
+    session: Ints
+    user: Ints
+    users: int
+    arm: NDArray[np.int8]
+    segment_count: Ints
+    segment: Ints
+    segments: tuple[str, ...]
+    day: Ints
+    days: tuple[str, ...]
+    vehicles: Floats
+    impressions: Floats | None = None
+    clicks: Floats | None = None
+    lead: Floats | None = None
+    pre: Floats | None = None
+    started: Ints | None = None
+
+    @property
+    def count(self) -> int:
+        """How many sessions there are."""
+        return len(self.session)
+
+
+def where(sessions: Sessions, chosen: Flags) -> Sessions:
+    """The sessions that are chosen, by flags of shape (n,); codes keep their meaning."""
+    return Sessions(*(each[chosen] if isinstance(each, np.ndarray) else each for each in sessions))
+
+
+def triggered(sessions: Sessions) -> Sessions:
+    """The sessions whose visitor had segments: for the others no arm could show anything else, so they say nothing of the effect."""
+    return where(sessions, sessions.segment_count > 0)
