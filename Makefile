@@ -22,7 +22,8 @@ lint: .venv/ready  ## ruff and mypy
 	$(BIN)/mypy
 
 test: lint  ## everything that CI runs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 -m 'not alone'
+	$(BIN)/python -m pytest -m alone
 
 demo: .venv/ready  ## a simulated marketplace through the stream into SQLite
 	$(BIN)/forecourt demo

@@ -22,6 +22,13 @@ settings.register_profile(
 settings.load_profile("forecourt")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as ``alone`` what asks the emulators: beside another they would be slow to answer."""
+    for item in items:
+        if {"emulators_endpoints", "store_uri"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("alone")
+
+
 @pytest.fixture(scope="session")
 def emulators_endpoints() -> Iterator[Endpoints]:
     """Both emulators, with the variables set that Google's clients read; missing ones fail in CI and skip on a laptop."""

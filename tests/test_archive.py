@@ -46,6 +46,8 @@ from transforms.local_runner import local_runner
 from transforms.rules_file import load_catalogue
 from transforms.stopping import STOPPING
 
+pytestmark = pytest.mark.alone
+
 ROOT = pathlib.Path(__file__).parents[1]
 KEY = "a key for tests, long enough"
 CATALOGUE = load_catalogue(CATALOGUE_PATH)

@@ -46,6 +46,8 @@ from schemas.rules import parse_rules
 from tests.strategies import ROOT
 from transforms.rules_file import load_catalogue
 
+pytestmark = pytest.mark.alone
+
 DOCUMENTS: Final = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CHANGELOG.md"]
 SESSION_S: Final = 120.0
 COMPLETE_MINUTES: Final = 20.0

@@ -29,6 +29,8 @@ from pipelines.emulators import (
 from schemas.errors import ConfigError
 from schemas.instants import clock_ms, parse_instant
 
+pytestmark = pytest.mark.alone
+
 ROOT = pathlib.Path(__file__).parents[1]
 COMMAND = [sys.executable, "-c", "import sys; from pipelines.emulators import run; sys.exit(run(sys.argv[1:]))"]
 

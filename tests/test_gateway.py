@@ -26,6 +26,8 @@ from tests.gateways import HOST, KEY, PSEUDONYMS, Gateway, gateway_in, listings,
 from tests.live import wait_until
 from tests.strategies import ROOT
 
+pytestmark = pytest.mark.alone
+
 ROLES: Final = ("gateway", "user_control", "metrics")
 EXPERIMENTS: Final = """
 version: 3

@@ -16,6 +16,8 @@ from serving.store import RowUpdate, open_store
 from tests.gateways import PSEUDONYMS, Gateway, Proxy, gateway_in, listings, members, reasons, visits_during
 from tests.live import wait_until
 
+pytestmark = pytest.mark.alone
+
 RATE = 200.0
 ELECTRIC = {f"l-{number}" for number in range(0, 40, 4)}
 DEFAULT = "l-2"

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from benchmarks.http_load import HOST, Framing, LoadError, LoadResult, get, load, post, write_requests
 
+pytestmark = pytest.mark.alone
+
 SECONDS = 0.4
 
 

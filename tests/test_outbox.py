@@ -14,6 +14,8 @@ import pytest
 from serving.file_sink import FileSink
 from serving.outbox import Counts, Outbox
 
+pytestmark = pytest.mark.alone
+
 SOON_S = 5.0
 
 

@@ -16,6 +16,8 @@ from serving.reader import SegmentReader, SegmentsRead
 from serving.row_loader import PROBE_KEY, Limits
 from serving.store.rows import Rows
 
+pytestmark = pytest.mark.alone
+
 NOW = 1_000_000_000_000
 LIMITS = Limits(deadline_s=0.5, max_reads=2, max_rows_a_read=3, max_waiting=4, probe_every_s=0.01, reconnect_every_s=0.03)
 

@@ -39,6 +39,8 @@ from transforms.release_folder import (
 )
 from transforms.rules_file import load_release
 
+pytestmark = pytest.mark.alone
+
 KILLS = 4
 WRITERS, CHANGES = ("ann", "bob"), 25
 BACKTEST = Backtest(candidate_sha256="a" * 64, rules_sha256="b" * 64, dates=["2026-05-01"], at="2026-05-02T00:00:00.000Z")

@@ -108,8 +108,8 @@ def test_rows_are_as_the_release_says_at_every_step(market: Market, expected: Ex
         assert wrong(rows, expected, pointers[-1]) == [], step
         if step.startswith("canary"):
             inside = [raw_id for raw_id in market.traffic.ids if drawn(raw_id, pointers[-1])]
-            # The salt is drawn anew in every run: 30 % of 150 users, within five standard deviations.
-            assert len(inside) == 0 if step.endswith(" 0") else abs(len(inside) / len(rows) - 0.3) < 5 * (0.3 * 0.7 / len(rows)) ** 0.5
+            share = pointers[-1].percent / 100  # the salt is drawn anew in every run: within five standard deviations
+            assert abs(len(inside) / len(rows) - share) <= 5 * (share * (1 - share) / len(rows)) ** 0.5
             shadows = answers(rows, shadow=True)
             assert len(shadows) == len(rows) - len(inside)
         if step == "promote":

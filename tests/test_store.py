@@ -32,6 +32,8 @@ from transforms.canary import Prepared
 from transforms.membership import evaluate
 from transforms.windows import maintain_windows, views_of
 
+pytestmark = pytest.mark.alone
+
 RECENT = clock_ms() - DAY_MS  # within what Bigtable's garbage collection keeps
 KEY = "1:" + "ab" * 32
 ELECTRIC, DIESEL = pack_attributes({"fuel_type": "electric"}), pack_attributes({"fuel_type": "diesel"})

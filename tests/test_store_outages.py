@@ -22,6 +22,8 @@ from schemas.instants import clock_ms
 from serving.store import Store, bigtable, open_store, sqlite
 from tests.test_store import KEY, cells, update
 
+pytestmark = pytest.mark.alone
+
 CALLS: dict[str, Callable[[Store], Any]] = {
     "init": lambda store: store.init(),
     "check": lambda store: store.check(),

@@ -20,6 +20,8 @@ from transforms.canary import Prepared
 from transforms.membership import Rules, evaluate
 from transforms.windows import KeyedView, maintain_windows
 
+pytestmark = pytest.mark.alone
+
 USERS = [f"1:{number}" for number in range(4)]
 SPECS: list[Spec] = [
     {"when": {"fuel_type": "electric"}, "min_views": 1, "enter": 0.5, "exit": 0.3},

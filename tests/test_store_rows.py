@@ -19,6 +19,8 @@ from serving.store.row_chunks import Cell, RowMerger
 from serving.store.rows import RowReader, Rows, open_rows
 from tests.gateways import members
 
+pytestmark = pytest.mark.alone
+
 Chunk = messages.ReadRowsResponse.CellChunk.pb()
 
 

@@ -38,6 +38,8 @@ from tests.reference import SeenView
 from tests.traffic import KEY, RAW_ID, RULES, Balance, Spans, Traffic, balance_of, expected_spans, letters_in, market_of, traffic_of
 from transforms.rules_file import load_catalogue
 
+pytestmark = pytest.mark.alone
+
 ATTRIBUTES = Attributes(load_catalogue(CATALOGUE_PATH))
 NEWEST = "2026-01-31T12:00:00.000Z"
 

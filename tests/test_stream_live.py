@@ -24,6 +24,8 @@ from tests.live import Bench, bench_in, publishing, wait_until
 from tests.traffic import KEY, RULES, Spans, Traffic, expected_spans, market_of, traffic_of
 from transforms.stopping import STOPPING
 
+pytestmark = pytest.mark.alone
+
 KILLS = 5
 RULES_TAKE_EFFECT_S = 15.0
 

@@ -26,6 +26,8 @@ from tests.release_rows import CANDIDATE_RULES, PSEUDONYMS, Rows, answers, drawn
 from tests.traffic import RAW_ID, RULES, Traffic, expected_spans
 from transforms.release_folder import read_pointer
 
+pytestmark = pytest.mark.alone
+
 USERS = [f"u{number}{RAW_ID.decode()}" for number in range(60)]
 EVENTS_PER_S = 40.0
 TAKES_EFFECT_S = 15.0
