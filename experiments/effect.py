@@ -5,10 +5,10 @@ With ``x`` the numerator and ``d`` the denominator of session ``s`` (1 for a mea
 
     V = G/(G-1) · (N-1)/(N-2) · Σ_u (Σ_{s∈u} ψ_s)²
 
-over ``G`` users and ``N`` sessions. Both arms' pulls of one user are added before squaring, so this holds where a user has sessions
-in both arms as well as where users were assigned. It is what weighted least squares of ``x/d`` on the arm gives with standard errors
-clustered by user (Liang and Zeger 1986; the correction is that of Stata and statsmodels). All of it follows from six numbers a user,
-``Sums``, which add up: over parts of a table, and over time.
+over ``G`` users and ``N`` sessions. Both arms' pulls of one user are added before squaring, so this holds where a user has
+sessions in both arms as well as where users were assigned. It is what weighted least squares of ``x/d`` on the arm gives with
+standard errors clustered by user (Liang and Zeger 1986; the correction is that of Stata and statsmodels). All of it follows from
+six numbers a user, ``Sums``, which add up: over parts of a table, and over time.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Sums(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """What came of treatment against control; intervals are (low, high). What can't be computed is ``None``, and ``reason`` says why.
+    """What came of treatment against control; intervals are (low, high). What can't be computed is ``None``, ``reason`` says why.
 
     ``rel`` is ``treatment / control - 1``, its interval by the delta method. ``df`` is users less one.
     """

@@ -18,9 +18,9 @@ NO_SEGMENT: Final = -1
 class Sessions(NamedTuple):
     """``n`` sessions, each array of shape (n,); in order of time, as far as the table tells it.
 
-    ``session``, ``user``, ``segment`` and ``day`` are codes: whole numbers from 0. ``user`` codes lie below ``users``, whether or not
-    each is there; ``segment`` is ``NO_SEGMENT`` or an index of ``segments``, ``day`` an index of ``days``, which are in order. ``arm``
-    is ``CONTROL`` or ``TREATMENT``. ``started`` is ms UTC. What a table didn't have is ``None``; an unknown ``pre`` is NaN.
+    ``session``, ``user``, ``segment`` and ``day`` are codes: whole numbers from 0. ``user`` codes lie below ``users``, whether or
+    not each is there; ``segment`` is ``NO_SEGMENT`` or an index of ``segments``, ``day`` an index of ``days``, which are in order.
+    ``arm`` is ``CONTROL`` or ``TREATMENT``. ``started`` is ms UTC. What a table didn't have is ``None``; an unknown ``pre`` is NaN.
     """
 
     session: Ints
@@ -51,5 +51,5 @@ def where(sessions: Sessions, chosen: Flags) -> Sessions:
 
 
 def triggered(sessions: Sessions) -> Sessions:
-    """The sessions whose visitor had segments: for the others no arm could show anything else, so they say nothing of the effect."""
+    """The sessions whose visitor had segments: for the others no arm could show anything else, so they tell nothing."""
     return where(sessions, sessions.segment_count > 0)
