@@ -17,11 +17,14 @@ import math
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import stats  # type: ignore[import-untyped]
 
-from experiments.sessions import CONTROL, TREATMENT, Flags, Floats, Ints
+from experiments.sessions import CONTROL, TREATMENT, Floats, Ints
 
 ALPHA: Final = 0.05
+ARMS: Final = (("control", CONTROL), ("treatment", TREATMENT))
+ALIKE: Final = "every user is alike: the variance is 0"
+TOO_LARGE: Final = "the numbers are too large to compute with"
 
 
 class Sums(NamedTuple):
@@ -64,8 +67,9 @@ class Pulls(NamedTuple):
 
     def variance(self, of_control: float, of_treatment: float) -> float:
         """The variance of ``of_treatment · R_T + of_control · R_C``."""
-        pull = of_control * self.pulls[CONTROL] + of_treatment * self.pulls[TREATMENT]
-        return self.factor * float(pull @ pull)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is too large is told by ``unfit``
+            pull = of_control * self.pulls[CONTROL] + of_treatment * self.pulls[TREATMENT]
+            return self.factor * float(pull @ pull)
 
 
 def sums_of(x: Floats, d: Floats | None, arm: Any, user: Ints, users: int) -> Sums:
@@ -73,7 +77,7 @@ def sums_of(x: Floats, d: Floats | None, arm: Any, user: Ints, users: int) -> Su
     place = user + users * arm.astype(np.int64)
 
     def summed(weights: Floats | None) -> Floats:
-        return np.bincount(place, weights, 2 * users).astype(np.float64).reshape(2, users)
+        return np.bincount(place, weights, 2 * users).astype(np.float64, copy=False).reshape(2, users)
 
     sessions = summed(None)
     return Sums(summed(x), sessions if d is None else summed(d), sessions)
@@ -81,19 +85,27 @@ def sums_of(x: Floats, d: Floats | None, arm: Any, user: Ints, users: int) -> Su
 
 def pulls_of(sums: Sums) -> Pulls | str:
     """The pulls of each user at each arm's ratio, or the reason why there are none."""
-    there = sums.sessions > 0
-    of_arms = there.sum(axis=1)
-    for name, arm in (("control", CONTROL), ("treatment", TREATMENT)):
-        if of_arms[arm] == 0:
-            return f"no sessions in {name}"
-        if sums.d[arm].sum() <= 0:
-            return f"nothing to divide by in {name}: its denominators add up to 0"
-    total = sums.d.sum(axis=1)
-    ratios = sums.x.sum(axis=1) / total
-    pulls = (sums.x - ratios[:, None] * sums.d) / total[:, None]
-    clusters, sessions = int(_either(there).sum()), float(sums.sessions.sum())
-    factor = clusters / (clusters - 1) * (sessions - 1) / (sessions - 2) if clusters > 1 and sessions > 2 else math.nan
-    return Pulls((float(ratios[CONTROL]), float(ratios[TREATMENT])), pulls, factor, clusters - 1)
+    sessions = sums.sessions.sum(axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        x, d = sums.x.sum(axis=1), sums.d.sum(axis=1)
+        for name, arm in ARMS:
+            if sessions[arm] == 0:
+                return f"no sessions in {name}"
+            if not d[arm] > 0:
+                return f"nothing to divide by in {name}: its denominators add up to 0"
+        ratios = x / d
+        if not np.isfinite(ratios).all():
+            return TOO_LARGE
+        pulls = (sums.x - ratios[:, None] * sums.d) / d[:, None]
+    clusters, rows = int((sums.sessions.sum(axis=0) > 0).sum()), float(sessions.sum())
+    return Pulls((float(ratios[CONTROL]), float(ratios[TREATMENT])), pulls, correction_of(clusters, rows, 2), clusters - 1)
+
+
+def correction_of(clusters: int, sessions: float, parameters: int) -> float:
+    """``G/(G-1) · (N-1)/(N-K)``: what makes up for few clusters and for ``K`` means that were estimated; NaN with too few."""
+    if clusters < 2 or sessions <= parameters:
+        return math.nan
+    return clusters / (clusters - 1) * (sessions - 1) / (sessions - parameters)
 
 
 def effect_of(sums: Sums, alpha: float = ALPHA) -> Effect:
@@ -103,28 +115,38 @@ def effect_of(sums: Sums, alpha: float = ALPHA) -> Effect:
         return _partly(sums, pulls)
     control, treatment = pulls.ratios
     effect = treatment - control
-    rel = effect / control if control > 0 else None
-    bare = Effect(control, treatment, effect, rel=rel)
+    rel = finite(effect / control) if control > 0 else None
+    bare = Effect(control, treatment, finite(effect), rel=rel)
     if reason := unsure(sums):
         return bare._replace(reason=reason)
     se = math.sqrt(pulls.variance(-1, 1))
-    if is_nothing(se, control, treatment):
-        return bare._replace(se=0.0, df=pulls.df, reason="every user is alike: the variance is 0")
+    if reason := unfit(se, control, treatment):
+        return bare._replace(se=0.0 if math.isfinite(se) else None, df=pulls.df, reason=reason)
     wide = float(stats.t.ppf(1 - alpha / 2, pulls.df))
     rel_ci = None
     if rel is not None:
-        rel_se = math.sqrt(pulls.variance(-treatment / control**2, 1 / control))
-        rel_ci = (rel - wide * rel_se, rel + wide * rel_se)
+        rel_se = math.sqrt(pulls.variance(-treatment / control / control, 1 / control))
+        rel_ci = (rel - wide * rel_se, rel + wide * rel_se) if math.isfinite(wide * rel_se) else None
     p = float(2 * stats.t.sf(abs(effect) / se, pulls.df))
     return bare._replace(se=se, ci=(effect - wide * se, effect + wide * se), rel_ci=rel_ci, p=p, df=pulls.df)
 
 
 def unsure(sums: Sums) -> str | None:
-    """Why the sums can't tell how sure an effect is: with one user, an arm's own spread is unknown."""
-    for name, arm in (("control", CONTROL), ("treatment", TREATMENT)):
-        if (users := int((sums.sessions[arm] > 0).sum())) < 2:
+    """Why the sums can't tell how sure an effect is: with one user, an arm's own spread is unknown.
+
+    A user with nothing to divide by (no impressions, of a click-through rate) tells nothing of the spread and isn't counted.
+    """
+    for name, arm in ARMS:
+        if (users := int((sums.d[arm] > 0).sum())) < 2:
             return f"{users} user{'' if users == 1 else 's'} in {name}, at least 2 are needed"
-    return "2 sessions, at least 3 are needed" if sums.sessions.sum() <= 2 else None
+    return None
+
+
+def unfit(se: float, control: float, treatment: float) -> str | None:
+    """Why a standard error can't be divided by: it is 0, but for rounding, or beyond what a number can hold."""
+    if not math.isfinite(se):
+        return TOO_LARGE
+    return ALIKE if is_nothing(se, control, treatment) else None
 
 
 def is_nothing(se: float, control: float, treatment: float) -> bool:
@@ -132,12 +154,14 @@ def is_nothing(se: float, control: float, treatment: float) -> bool:
     return se <= 1e-12 * max(abs(control), abs(treatment), 1e-300)
 
 
+def finite(number: float) -> float | None:
+    """The number, or ``None`` where there is none."""
+    return number if math.isfinite(number) else None
+
+
 def _partly(sums: Sums, reason: str) -> Effect:
     """What is known of each arm where there is no effect."""
-    totals = sums.d.sum(axis=1)
-    ratios = [float(x / d) if d > 0 else None for x, d in zip(sums.x.sum(axis=1), totals, strict=True)]
+    with np.errstate(over="ignore", invalid="ignore"):
+        totals = zip(sums.x.sum(axis=1).tolist(), sums.d.sum(axis=1).tolist(), strict=True)
+        ratios = [finite(x / d) if d > 0 else None for x, d in totals]
     return Effect(ratios[CONTROL], ratios[TREATMENT], reason=reason)
-
-
-def _either(there: Flags) -> Flags:
-    return there[CONTROL] | there[TREATMENT]

@@ -40,16 +40,28 @@ class Sessions(NamedTuple):
     started: Ints | None = None
 
     @property
-    def count(self) -> int:
+    def rows(self) -> int:
         """How many sessions there are."""
         return len(self.session)
 
 
 def where(sessions: Sessions, chosen: Flags) -> Sessions:
     """The sessions that are chosen, by flags of shape (n,); codes keep their meaning."""
-    return Sessions(*(each[chosen] if isinstance(each, np.ndarray) else each for each in sessions))
+    return Sessions._make(each[chosen] if isinstance(each, np.ndarray) else each for each in sessions)
 
 
 def triggered(sessions: Sessions) -> Sessions:
     """The sessions whose visitor had segments: for the others no arm could show anything else, so they tell nothing."""
     return where(sessions, sessions.segment_count > 0)
+
+
+def dense(codes: Ints, below: int) -> tuple[Ints, int]:
+    """The codes numbered anew without gaps, in their order, and how many there are: small sums for a small part of a table.
+
+    >>> dense(np.array([7, 2, 7]), below=10)
+    (array([1, 0, 1]), 2)
+    """
+    there = np.zeros(below, bool)
+    there[codes] = True
+    anew = np.cumsum(there) - 1
+    return anew[codes], int(there.sum())
