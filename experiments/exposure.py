@@ -43,7 +43,8 @@ class Exposure(msgspec.Struct, frozen=True, kw_only=True):
     """The ``experiment`` object of an impression. docs/experiments.md tells of each field.
 
     There is an ``arm`` when ``reason`` is assigned, and only these exposures belong to an experiment. ``conflicts`` is ``None``
-    where the impression wasn't drawn; ``conflict_sample`` is the share of impressions that are.
+    where the impression wasn't drawn; ``conflict_sample`` is the share of impressions that are. ``arm_probability`` and
+    ``holdout`` are ``None`` but where a bandit gives the arms their shares.
     """
 
     impression_id: str
@@ -75,6 +76,8 @@ class Exposure(msgspec.Struct, frozen=True, kw_only=True):
     conflicts: tuple[Clash, ...] | None = None
     conflicts_dropped: int = 0
     conflict_sample: float = 0.0
+    arm_probability: float | None = None
+    holdout: bool | None = None
 
 
 class Click(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,6 +110,8 @@ def exposure_to(
         policy=assignment.policy,
         shown=assignment.shows,
         triggered=bool(offers),
+        arm_probability=assignment.probability,
+        holdout=assignment.holdout,
         segments=offers,
         **seen,
     )

@@ -69,7 +69,7 @@ def parse_args(argv: Sequence[str]) -> Config:
     unit = parser.add_mutually_exclusive_group(required=True)
     unit.add_argument("--session", metavar="ID", help="a session; - reads ids from stdin, one a line, one document a line goes out")
     unit.add_argument("--user", metavar="ID", help="a user's raw id, or -")
-    parser.add_argument("--segment", metavar="NAME", help="the segment chosen: its flag and ramp count too")
+    parser.add_argument("--segment", metavar="NAME", help="the segment chosen: its flag, ramp and allocation count too")
     parser.add_argument("--at", metavar="TIME", help="the instant, RFC 3339; default: now")
     parser.add_argument("--json", action="store_true", dest="as_json", help="print JSON on stdout and nothing else")
     return Config(**vars(parser.parse_args(argv[1:])))
@@ -93,7 +93,7 @@ def documents_of(units: Iterable[str], config: Config, experiments: Experiments,
     """What is printed of each unit."""
     for unit in units:
         ids = {"session": None, "user": None, config.kind: unit}
-        found = assign(experiments, config.layer, session=ids["session"], user=ids["user"], now=now)
+        found = assign(experiments, config.layer, session=ids["session"], user=ids["user"], now=now, segment=config.segment)
         found = with_segment(found, config.segment, experiments)
         yield {
             config.kind: unit,

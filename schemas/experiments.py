@@ -1,84 +1,25 @@
-"""The experiments file: its types, the parser that says file, place, value and what would be right, and the writer.
-
-Every experiment has one arm named ``control``, which doesn't show the personalised answer. It makes the same choice as the others
-(its policy is that of one of them), so that both sides know for whom an answer would have differed. Any other arm may show or not:
-two that don't are a test of the machinery itself.
-"""
+"""The experiments file: the parser that says file, place, value and what would be right, and the writer."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final
 
 from schemas import fields, safe_yaml
-from schemas.errors import RulesError, shown
+from schemas.adaptation import allocation, bandit, by_segment, check_allocation, controller
+from schemas.experiment import CONTROL, UNITS, Arm, Experiment, Experiments, Flag, Layer, Unit
 from schemas.instants import format_instant
 from schemas.safe_yaml import Node
 
-Unit = Literal["session", "user"]
+__all__ = ["CONTROL", "UNITS", "Arm", "Experiment", "Experiments", "Flag", "Layer", "Unit", "experiments_text", "parse_experiments"]
 
-CONTROL: Final = "control"
-UNITS: Final[tuple[Unit, ...]] = ("session", "user")
 MAX_EXPERIMENTS: Final = 200
 MAX_ARMS: Final = 20
-MAX_SEGMENTS: Final = 500
 MAX_WEIGHT: Final = 1e6
 
 _SALT: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
-
-
-class Arm(NamedTuple):
-    """One arm: its share of the weights, whether it shows the personalised answer, and by which policy that is chosen."""
-
-    name: str
-    weight: float
-    shows: bool
-    policy: str | None = None
-
-
-class Flag(NamedTuple):
-    """A segment within an experiment: whether it takes part, and for which share of the units."""
-
-    running: bool = True
-    ramp: float = 1.0
-
-
-class Layer(NamedTuple):
-    """A layer: its experiments have slices of it that don't overlap, so that no unit is in two."""
-
-    name: str
-    salt: str
-
-
-class Experiment(NamedTuple):
-    """One experiment; ``slice`` is ``[from, to)`` of its layer, ``starts`` and ``ends`` are ms UTC.
-
-    A segment that ``segments`` doesn't name takes part, for all units.
-    """
-
-    name: str
-    version: int
-    layer: str
-    slice: tuple[float, float]
-    unit: Unit
-    salt: str
-    ramp: float
-    arms: tuple[Arm, ...]
-    segments: Mapping[str, Flag]
-    running: bool = True
-    starts: int | None = None
-    ends: int | None = None
-
-
-class Experiments(NamedTuple):
-    """The experiments of one version of the file; ``kill`` stops all of them."""
-
-    version: int
-    layers: tuple[Layer, ...]
-    experiments: tuple[Experiment, ...]
-    kill: bool = False
 
 
 def parse_experiments(text: str | bytes, name: str, policies: Collection[str] | None = None) -> Experiments:
@@ -101,7 +42,10 @@ def parse_experiments(text: str | bytes, name: str, policies: Collection[str] | 
 
 
 def experiments_text(experiments: Experiments) -> str:
-    """A file that parses to equal experiments: YAML with one line a layer, one an experiment, all keys written out."""
+    """A file that parses to equal experiments: YAML with one line a layer, one an experiment.
+
+    All keys are written out but those of controllers and bandits that there aren't: a server of before reads it too.
+    """
     lines = [f"version: {experiments.version}", f"kill: {json.dumps(experiments.kill)}"]
     for key, items in (("layers", experiments.layers), ("experiments", map(_document, experiments.experiments))):
         rows = [f"  - {json.dumps(item if isinstance(item, dict) else item._asdict())}" for item in items]
@@ -110,12 +54,20 @@ def experiments_text(experiments: Experiments) -> str:
 
 
 def _document(experiment: Experiment) -> dict[str, Any]:
+    values = experiment._asdict()
+    del values["controller"], values["bandit"], values["allocation"]
+    adaptive = {
+        "controller": experiment.controller and experiment.controller._asdict(),
+        "bandit": experiment.bandit and experiment.bandit._asdict(),
+        "allocation": {segment: dict(shares) for segment, shares in experiment.allocation.items()},
+    }
     return {
-        **experiment._asdict(),
+        **values,
         "arms": [arm._asdict() for arm in experiment.arms],
         "segments": {name: flag._asdict() for name, flag in experiment.segments.items()},
         "starts": None if experiment.starts is None else format_instant(experiment.starts),
         "ends": None if experiment.ends is None else format_instant(experiment.ends),
+        **{key: value for key, value in adaptive.items() if value},
     }
 
 
@@ -141,6 +93,7 @@ def _experiment(node: Node, path: str, policies: Collection[str] | None) -> Expe
     if experiment.starts is not None and experiment.ends is not None and experiment.starts >= experiment.ends:
         must = f"must be after starts == {format_instant(experiment.starts)}"
         raise fields.fault(fields.child_of(node, "ends"), f"{path}.ends", must)
+    check_allocation(node, path, experiment)
     return experiment
 
 
@@ -154,7 +107,7 @@ def _check_beside(node: Node, path: str, experiment: Experiment, others: Iterabl
             raise fields.fault(fields.child_of(node, "name"), f"{path}.name", "must be unique")
         if experiment.salt == other.salt:
             must = f"must be another than that of {other.name} ({other.salt}): both would draw the same units"
-            raise _in_effect(node, path, "salt", experiment.salt, must)
+            raise fields.in_effect(node, path, "salt", experiment.salt, must)
         if experiment.layer != other.layer:
             continue
         if experiment.unit != other.unit:
@@ -162,12 +115,7 @@ def _check_beside(node: Node, path: str, experiment: Experiment, others: Iterabl
             raise fields.fault(fields.child_of(node, "unit"), f"{path}.unit", must)
         if experiment.slice[0] < other.slice[1] and other.slice[0] < experiment.slice[1]:
             must = f"must not overlap with {list(other.slice)}, which {other.name} has of this layer"
-            raise _in_effect(node, path, "slice", list(experiment.slice), must)
-
-
-def _in_effect(node: Node, path: str, key: str, value: object, must: str) -> RulesError:
-    """The error about a value that may be a default: then it stands nowhere in the file."""
-    return RulesError(f"{fields.child_of(node, key).place}: {path}.{key} == {shown(value)}, {must}")
+            raise fields.in_effect(node, path, "slice", list(experiment.slice), must)
 
 
 def _check_unique(nodes: list[Node], path: str, items: Iterable[Any]) -> None:
@@ -194,25 +142,13 @@ def _arms(node: Node, path: str) -> tuple[Arm, ...]:
 
 
 def _segments(node: Node, path: str) -> dict[str, Flag]:
-    if not isinstance(node.value, dict) or len(node.value) > MAX_SEGMENTS:
-        raise fields.fault(node, path, f"must be a mapping of at most {MAX_SEGMENTS} segments")
-    for key, child in node.value.items():
-        if not fields.NAME.fullmatch(key):
-            raise fields.fault(child, f"{path}.{key}", "must stand under a segment's name: lower_snake_case, at most 63 characters")
-    return {key: Flag(**fields.values_of(child, f"{path}.{key}", _FLAG)) for key, child in node.value.items()}
+    return by_segment(node, path, lambda child, where: Flag(**fields.values_of(child, where, _FLAG)))
 
 
 def _salt(node: Node, path: str) -> str:
     if not isinstance(node.value, str) or not _SALT.fullmatch(node.value):
         raise fields.fault(node, path, "must be text of 1 to 64 letters, digits, dots, dashes or underscores (a number: in quotes)")
     return node.value
-
-
-def _unit(node: Node, path: str) -> Unit:
-    for unit in UNITS:
-        if node.value == unit:
-            return unit
-    raise fields.fault(node, path, f"must be {' or '.join(UNITS)}")
 
 
 def _weight(node: Node, path: str) -> float:
@@ -243,7 +179,7 @@ _EXPERIMENT: Final = {
     "version": fields.Field(fields.whole),
     "layer": fields.Field(fields.name),
     "slice": fields.Field(_slice, (0.0, 1.0)),
-    "unit": fields.Field(_unit),
+    "unit": fields.Field(fields.one_of(UNITS)),
     "salt": fields.Field(_salt, None),
     "ramp": fields.Field(fields.share),
     "running": fields.Field(fields.flag, default=True),
@@ -251,6 +187,9 @@ _EXPERIMENT: Final = {
     "ends": fields.Field(fields.instant, None),
     "arms": fields.Field(_arms),
     "segments": fields.Field(_segments, {}),
+    "controller": fields.Field(controller, None),
+    "bandit": fields.Field(bandit, None),
+    "allocation": fields.Field(allocation, {}),
 }
 _FILE: Final = {
     "version": fields.Field(fields.whole),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from schemas.errors import RulesError
+from schemas.errors import RulesError, shown
 from schemas.instants import parse_instant
 from schemas.safe_yaml import Node
 
@@ -25,6 +25,11 @@ class Field(NamedTuple):
 def fault(node: Node, path: str, must: str) -> RulesError:
     """The error that says: at the node's place, ``path == value, must be …``."""
     return node.fault(path, must)
+
+
+def in_effect(node: Node, path: str, key: str, value: object, must: str) -> RulesError:
+    """The error about a value that may be a default: then it stands nowhere in the file."""
+    return RulesError(f"{child_of(node, key).place}: {path}.{key} == {shown(value)}, {must}")
 
 
 def child_of(node: Node, key: str) -> Node:
@@ -75,6 +80,17 @@ def name(node: Node, path: str) -> str:
 def optional_name(node: Node, path: str) -> str | None:
     """A name, or null."""
     return None if node.value is None else name(node, path)
+
+
+def one_of(words: tuple[str, ...]) -> Callable[[Node, str], str]:
+    """Parses one of some words."""
+
+    def parse(node: Node, path: str) -> str:
+        if not isinstance(node.value, str) or node.value not in words:
+            raise fault(node, path, f"must be {' or '.join(words)}")
+        return node.value
+
+    return parse
 
 
 def whole(node: Node, path: str) -> int:

@@ -94,7 +94,8 @@ def redrawn(before: Experiments, after: Experiments) -> Iterator[str]:
 
 def _drawing(experiment: Experiment, experiments: Experiments) -> tuple[object, ...]:
     layer = next(layer for layer in experiments.layers if layer.name == experiment.layer)
-    return (*layer, experiment.slice, experiment.unit, experiment.salt, experiment.arms)
+    holdout = experiment.bandit and experiment.bandit.holdout
+    return (*layer, experiment.slice, experiment.unit, experiment.salt, experiment.arms, holdout)
 
 
 def _read(path: str) -> bytes:

@@ -1,8 +1,8 @@
 """The experiments as OpenFeature flags: one flag an experiment, under its name.
 
 As a boolean it says whether the personalised answer is shown, as text it names the arm, as an object it says all there is. The unit
-is the ``session`` or ``user`` of the evaluation context, else its targeting key; with a ``segment`` in it, that segment's flag and
-ramp count too. A unit that is not in the experiment gets false, whatever the caller's default; the default is for errors.
+is the ``session`` or ``user`` of the evaluation context, else its targeting key; with a ``segment`` in it, that segment's flag, ramp
+and allocation count too. A unit that is not in the experiment gets false, whatever the caller's default; the default is for errors.
 """
 
 from __future__ import annotations
@@ -99,10 +99,11 @@ class ExperimentsProvider(AbstractProvider):
         if not unit:
             msg = f"flag {flag_key}: {experiment.unit} is missing, must be in the context, or be its targeting key"
             raise TargetingKeyMissingError(msg)
-        found = assign(experiments, experiment.layer, session=unit, user=unit, now=self._now())
+        segment = _text(context, "segment")
+        found = assign(experiments, experiment.layer, session=unit, user=unit, now=self._now(), segment=segment)
         if found.experiment not in {None, experiment.name}:
             found = Assignment(None, None, None, unit, False, None, "not_in_layer", experiment.unit)
-        found = with_segment(found, _text(context, "segment"), experiments)
+        found = with_segment(found, segment, experiments)
         return found, {
             "layer": experiment.layer,
             "version": experiment.version,

@@ -152,7 +152,8 @@ class Service:
             experiments = self._parts.experiments()
             if experiments is not None:
                 user = request.user_id or request.anonymous_id
-                assignment = assign(experiments, settings.layer, session=request.session_id, user=user, now=now)
+                first = read.segments[0].name if read.segments else None
+                assignment = assign(experiments, settings.layer, session=request.session_id, user=user, now=now, segment=first)
                 policy = assignment.policy or policy
                 file_version = experiments.version
             featured = feature(ask, policy, inventory)

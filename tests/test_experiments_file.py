@@ -88,6 +88,9 @@ def test_a_file_is_read_with_its_defaults() -> None:
         False,
         None,
         None,
+        None,
+        None,
+        {},
     )
 
 

@@ -126,6 +126,8 @@ def test_an_impression_says_all_that_the_analysis_needs() -> None:
             "conflicts": [{"segment": "electric", "attributes": ["fuel_type"]}],
             "conflicts_dropped": 0,
             "conflict_sample": 0.1,
+            "arm_probability": None,
+            "holdout": None,
         },
     }
 
