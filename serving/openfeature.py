@@ -1,8 +1,8 @@
 """The experiments as OpenFeature flags: one flag an experiment, under its name.
 
 As a boolean it says whether the personalised answer is shown, as text it names the arm, as an object it says all there is. The unit
-is the ``session`` or ``user`` of the evaluation context, else its targeting key; with a ``segment`` in it, that segment's flag, ramp
-and allocation count too. A unit that is not in the experiment gets false, whatever the caller's default; the default is for errors.
+is the ``session`` or ``user`` of the evaluation context, else its targeting key; with a ``segment`` in it, that segment's flag,
+ramp and allocation count too. A unit that is not in the experiment gets false, whatever the caller's default: that is for errors.
 """
 
 from __future__ import annotations
