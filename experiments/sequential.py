@@ -105,8 +105,9 @@ def looks_of(
 
 def add_sessions(sums: Sums, x: Floats, d: Floats | None, arm: NDArray[np.int8], user: Ints) -> None:
     """The sessions added to the sums where they stand, at a cost that doesn't grow with the users."""
+    place = user + sums.x.shape[1] * arm.astype(np.int64)
     for total, values in zip(sums, (x, 1.0 if d is None else d, 1.0), strict=True):
-        np.add.at(total, (arm, user), values)
+        np.add.at(total.reshape(-1), place, values)
 
 
 def _days(day: Ints) -> Iterator[tuple[int, slice | Ints]]:

@@ -61,6 +61,9 @@ def dense(codes: Ints, below: int) -> tuple[Ints, int]:
     >>> dense(np.array([7, 2, 7]), below=10)
     (array([1, 0, 1]), 2)
     """
+    if 16 * len(codes) < below:  # sorting few is cheaper than looking all through
+        found, places = np.unique(codes, return_inverse=True)
+        return places, len(found)
     there = np.zeros(below, bool)
     there[codes] = True
     anew = np.cumsum(there) - 1
