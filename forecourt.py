@@ -53,6 +53,7 @@ _PARSE_THEMSELVES: Final = {
     "serve": ("pipelines.serve", "The gateway: segments and featured listings over HTTP."),
     "conflicts": ("pipelines.conflicts", "Segments that clash with what visitors filter for, worst first."),
     "experiment assign": ("pipelines.assign", "Which arm a session or a user is in."),
+    "experiment power": ("pipelines.power", "How many sessions and days an experiment needs."),
     "access mint": ("pipelines.access", "A new bearer key for the gateway."),
     "rules publish": ("pipelines.release", "Keep a rule set as an immutable version; the folder's first becomes active."),
     "rules canary": ("pipelines.release", "Put a version on trial: the answer for some users, a shadow for the others."),

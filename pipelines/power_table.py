@@ -1,0 +1,55 @@
+"""What an experiment needs, as tables: what it follows from, and the sessions and days by the effect to find."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+NONE: Final = "–"
+_FACTS: Final = (
+    ("mean", ",.4g"),
+    ("sd", ",.4g"),
+    ("trigger_rate", ".1%"),
+    ("sessions_per_day", ",.0f"),
+    ("design_effect", ".2f"),
+)
+
+
+def show(document: dict[str, Any]) -> None:
+    """Print what the sizes follow from, and the sizes."""
+    out, sources = Console(highlight=False), document["sources"]
+    weights = ",".join(f"{weight:g}" for weight in document["weights"])
+    judged = f"alpha {document['alpha']:g}, power {document['power']:g}, weights {weights}"
+    out.print(f"{document['metric']} by {document['unit']}: {judged}")
+    facts = Table(box=box.SIMPLE_HEAD)
+    facts.add_column("")
+    facts.add_column("value", justify="right")
+    facts.add_column("")
+    for name, text in _FACTS:
+        value = document[name]
+        facts.add_row(name.replace("_", " "), NONE if value is None else format(value, text), sources.get(name, "unknown"))
+    out.print(facts)
+    if document["design_effects"]:
+        effects = document["design_effects"].items()
+        texts = [f"{unit} {each['reason'] or format(each['factor'], '.2f')}" for unit, each in effects]
+        out.print(f"design effect by unit, by A/A replays of the table: {', '.join(texts)}")
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("effect to find", "absolute", "triggered sessions", "all sessions", "days"):
+        table.add_column(column, justify="right")
+    for row in document["rows"]:
+        table.add_row(
+            f"{100 * row['mde']:g} %",
+            f"{row['mde_absolute']:.3g}",
+            f"{row['triggered_sessions']:,}",
+            f"{row['all_sessions']:,}",
+            NONE if row["days"] is None else f"{row['days']:,}",
+        )
+    out.print(table)
+    if planned := document["planned"]:
+        days = "" if planned["days"] is None else f", {planned['days']:,} days"
+        out.print(f"{planned['planned_sessions']:,} triggered sessions{days}: find an effect of {100 * planned['mde']:.3g} %")
+    for warning in document["warnings"]:
+        out.print(f"note: {warning}")
