@@ -1,0 +1,193 @@
+"""The sessions table as a file: CSV (also .gz) or Parquet in, arrays out; and rows out to a file.
+
+What the columns are is said in ``schemas.sessions``. They may stand in any order; unknown ones are left alone. A file that can't be
+used is refused whole, with file, row, column and value.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Final, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from experiments.sessions import CONTROL, NO_SEGMENT, TREATMENT, Flags, Floats, Sessions, where
+from pipelines.session_columns import Codes, Place, dates_of, days_of, flags_of, ids_of, instants_of, names_of, numbers_of
+from pipelines.session_table import REQUIRED, columns_in
+from schemas.errors import ConfigError
+from schemas.experiments import CONTROL as CONTROL_NAME
+from schemas.sessions import SCHEMA
+
+ARMS: Final = (CONTROL_NAME, "treatment")
+_ALIKE: Final = 1e-9
+
+
+class SessionsFile(NamedTuple):
+    """What a file holds: the sessions of the two arms, how many rows other arms have, and which columns nobody knows.
+
+    ``probabilities_vary``: within an arm, rows differ in the probability with which they got it.
+    """
+
+    sessions: Sessions
+    other_arms: Mapping[str, int]
+    unknown: tuple[str, ...]
+    probabilities_vary: bool
+
+
+def read_sessions(path: str, arms: Sequence[str] = ARMS) -> Sessions:
+    """The sessions in a file, in order of time; ``arms`` are the names of control and treatment."""
+    return read_sessions_file(path, arms).sessions
+
+
+def read_sessions_file(path: str, arms: Sequence[str] = ARMS, *, holdout: bool = False) -> SessionsFile:
+    """What is in a file; with ``holdout``, only the rows that have it. ``ConfigError`` says what can't be used, and where."""
+    columns, unknown = columns_in(path)
+    if holdout and "holdout" not in columns:
+        msg = f"{path}: has no column holdout, must have one for --holdout"
+        raise ConfigError(msg)
+    of_rows, names = names_of(columns.pop("arm"), Place(path, "arm"))
+    counts = np.bincount(of_rows, minlength=len(names))
+    if names and not set(arms) & set(names):
+        msg = f"--arms == {','.join(arms)}, must be two of those in {path}: {', '.join(names)}"
+        raise ConfigError(msg)
+    others = {name: int(count) for name, count in zip(names, counts, strict=True) if name not in arms}
+    code_of = {name: code for code, name in enumerate(names)}
+    control, treatment = (of_rows == code_of.get(arm, -1) for arm in arms)
+    kept = control | treatment
+    if holdout:
+        kept &= flags_of(columns["holdout"], Place(path, "holdout"), unknown=True) == 1
+    sessions = _sessions(columns, np.where(treatment, TREATMENT, CONTROL).astype(np.int8), path)
+    vary = _vary(columns, control & kept, treatment & kept, path)
+    return SessionsFile(_ordered(_only(sessions, kept)), others, unknown, vary)
+
+
+def write_sessions_file(rows: Any, path: str) -> None:
+    """Write rows, mappings or an Arrow table, as CSV, or as Parquet when that is how the path ends; all or nothing.
+
+    Columns that no row has are left out.
+    """
+    table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows), schema=SCHEMA)
+    names = [name for name in SCHEMA.names if name in table.column_names and table[name].null_count < max(1, len(table))]
+    table = table.select([*names, *(name for name in REQUIRED if name not in names)])
+    table = table.cast(pa.schema([SCHEMA.field(name) for name in table.column_names]))
+    with _replacing(path) as file:
+        if path.endswith(".parquet"):
+            pq.write_table(table, file)
+            return
+        for index, field in enumerate(table.schema):
+            if pa.types.is_timestamp(field.type):
+                table = table.set_column(index, field.name, pc.strftime(table[field.name], "%Y-%m-%dT%H:%M:%SZ"))
+        if not path.endswith(".gz"):
+            pacsv.write_csv(table, file)
+            return
+        with pa.output_stream(file, compression="gzip") as packed:
+            pacsv.write_csv(table, packed)
+
+
+def _sessions(columns: dict[str, Any], arm: Any, path: str) -> Sessions:
+    """All rows; takes each column out of ``columns``, so that its text is gone before the next becomes numbers."""
+
+    def numbers(name: str, **how: Any) -> Floats | None:
+        return numbers_of(columns.pop(name), Place(path, name), **how) if name in columns else None
+
+    session = ids_of(columns.pop("session_id"), Place(path, "session_id")).codes.astype(np.int64)
+    user, users = _users(ids_of(columns.pop("user_id"), Place(path, "user_id"), optional=True), session)
+    started = instants_of(columns.pop("started_at"), Place(path, "started_at")) if "started_at" in columns else None
+    if "day" in columns:
+        day, days = days_of(columns.pop("day"), Place(path, "day"))
+    else:
+        day, days = (np.zeros(len(session), np.int32), ("all",)) if started is None else dates_of(started)
+    segment, segments = np.full(len(session), NO_SEGMENT, np.int32), tuple[str, ...]()
+    if "primary_segment" in columns:
+        segment, segments = names_of(columns.pop("primary_segment"), Place(path, "primary_segment"), optional=True)
+    count, vehicles = numbers("segment_count", whole=True), numbers("vehicles_viewed")
+    assert count is not None, "a required column"
+    assert vehicles is not None, "a required column"
+    return Sessions(
+        session,
+        user,
+        users,
+        arm,
+        count.astype(np.int64),
+        segment.astype(np.int64),
+        segments,
+        day.astype(np.int64),
+        days,
+        vehicles,
+        numbers("impressions"),
+        numbers("clicks"),
+        flags_of(columns.pop("lead"), Place(path, "lead")) if "lead" in columns else None,
+        numbers("pre_vehicles", unknown=True),
+        started,
+    )
+
+
+def _users(found: Codes, session: Any) -> tuple[Any, int]:
+    """Codes of users; a session of nobody known is a user of its own."""
+    user, users = found.codes.astype(np.int64), len(found.names)
+    nobody = user < 0
+    if nobody.any():
+        alone, user[nobody] = np.unique(session[nobody], return_inverse=True)
+        user[nobody] += users
+        users += len(alone)
+    return user, users
+
+
+def _vary(columns: dict[str, Any], control: Flags, treatment: Flags, path: str) -> bool:
+    """Whether the rows of an arm differ in the probability of getting it."""
+    if "arm_probability" not in columns:
+        return False
+    values = numbers_of(columns["arm_probability"], Place(path, "arm_probability"), unknown=True)
+    good = ~(values > 1) & ~(values <= 0)
+    if not good.all():
+        raise Place(path, "arm_probability").fault(int(np.argmin(good)), float(values[np.argmin(good)]), "above 0 and at most 1")
+    known = [values[arm & ~np.isnan(values)] for arm in (control, treatment)]
+    return any(len(each) > 0 and float(np.ptp(each)) > _ALIKE for each in known)
+
+
+def _only(sessions: Sessions, kept: Flags) -> Sessions:
+    """The rows that are kept, with only the days and segments that are left."""
+    if kept.all():
+        return sessions
+    left = where(sessions, kept)
+    day, days = _left(left.day, left.days)
+    segment, segments = _left(left.segment, left.segments)
+    return left._replace(day=day, days=days, segment=segment, segments=segments)
+
+
+def _left(codes: Any, names: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
+    there = np.bincount(codes[codes >= 0], minlength=len(names)) > 0
+    places = np.append(np.cumsum(there) - 1, -1)
+    return places[codes], tuple(name for name, is_there in zip(names, there, strict=True) if is_there)
+
+
+def _ordered(sessions: Sessions) -> Sessions:
+    """In order of time, by day where there are no instants; rows of the same time as in the file."""
+    times = sessions.day if sessions.started is None else sessions.started
+    if (times[1:] >= times[:-1]).all():
+        return sessions
+    order = np.argsort(times, kind="stable")
+    return Sessions._make(each[order] if isinstance(each, np.ndarray) else each for each in sessions)
+
+
+@contextlib.contextmanager
+def _replacing(path: str) -> Iterator[IO[bytes]]:
+    """A file that takes the place of another when all is written."""
+    beside = Path(f"{path}.{secrets.token_hex(4)}.part")
+    try:
+        with beside.open("wb") as file:
+            yield file
+        os.replace(beside, path)
+    except OSError as error:
+        msg = f"file == {path}, must be writable: {error}"
+        raise ConfigError(msg) from error
+    finally:
+        beside.unlink(missing_ok=True)
