@@ -1,13 +1,13 @@
 """What to do with each segment of an experiment: show it to more visitors, take it back, or wait. The state is the file's flags.
 
 A segment climbs ``STAGES``, a step at a time: its ramp is the share of units for whom it takes part, in both arms. It is taken back
-as soon as its always-valid interval lies below 0, so that one may look every hour; all segments together are wrongly taken back with
-a probability of at most ``alpha``. Nothing is decided on data that can't be read, nothing climbs on data that are missing or old, and
+as soon as its always-valid interval lies below 0, so that one may look every hour: the probability that any segment is taken back
+without harm is at most ``alpha``. Nothing is decided on data that can't be read, nothing climbs on data that are missing or old, and
 what is switched off stays off until a person switches it on.
 
-All stages' sessions are pooled. That is right here: the place in the ramp says nothing of the place in the arm, so at every stage the
-arms have the same shares of the units, and both have the same mixture of stages, days and visitors; units that were in keep their
-arm when more come. It would be wrong if the split between the arms were different from stage to stage. That the ramp follows the
+All stages' sessions are pooled. That is right here: the place in the ramp says nothing of the place in the arm, so at every stage
+the arms have the same shares of the units, and both have the same mixture of stages, days and visitors; units that were in keep
+their arm when more come. It would be wrong if the split between the arms differed from stage to stage. That the ramp follows the
 results does no harm to an interval that holds at every look at once.
 """
 
@@ -29,7 +29,8 @@ Action = Literal["ramp_up", "roll_back", "hold", "keep_testing", "done"]
 class Evidence(NamedTuple):
     """What is known of a segment. ``sessions`` are those behind ``effect``, ``fresh`` those of them since its last step.
 
-    ``unusable`` says why nothing may be decided, ``stale`` why nothing may climb, ``missing`` why there is no interval; else ``None``.
+    Unless they are ``None``, ``unusable`` says why nothing may be decided, ``stale`` why nothing may climb, and ``missing`` why there
+    is no interval.
     """
 
     segment: str
@@ -111,10 +112,10 @@ def decide(flag: Flag, evidence: Evidence, settings: Settings) -> Decision:
         return decided("hold", evidence.missing or "no interval")
     if high < 0:
         return decided("roll_back", f"harm: the interval lies below 0, up to {high:.4g}", STAGES[0], running=False)
-    if flag.ramp >= STAGES[-1]:
-        return decided("done", "at the last stage")
     if evidence.stale:
         return decided("hold", evidence.stale)
+    if flag.ramp >= STAGES[-1]:
+        return decided("done", "at the last stage")
     if evidence.fresh < settings.min_sessions:
         return decided("keep_testing", f"{evidence.fresh:,} sessions at this stage, {settings.min_sessions:,} are needed")
     after = next(stage for stage in STAGES if stage > flag.ramp)
