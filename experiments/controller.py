@@ -2,8 +2,8 @@
 
 A segment climbs ``STAGES``, a step at a time: its ramp is the share of units for whom it takes part, in both arms. It is taken back
 as soon as its always-valid interval lies below 0, so that one may look every hour: the probability that any segment is taken back
-without harm is at most ``alpha``. Nothing is decided on data that can't be read, nothing climbs on data that are missing or old, and
-what is switched off stays off until a person switches it on.
+without harm is at most ``alpha``. Nothing is decided on data that can't be read, nothing climbs on data that are missing or old,
+and what is switched off stays off until a person switches it on.
 
 All stages' sessions are pooled. That is right here: the place in the ramp says nothing of the place in the arm, so at every stage
 the arms have the same shares of the units, and both have the same mixture of stages, days and visitors; units that were in keep
@@ -29,8 +29,8 @@ Action = Literal["ramp_up", "roll_back", "hold", "keep_testing", "done"]
 class Evidence(NamedTuple):
     """What is known of a segment. ``sessions`` are those behind ``effect``, ``fresh`` those of them since its last step.
 
-    Unless they are ``None``, ``unusable`` says why nothing may be decided, ``stale`` why nothing may climb, and ``missing`` why there
-    is no interval.
+    Unless they are ``None``, ``unusable`` says why nothing may be decided, ``stale`` why nothing may climb, and ``missing`` why
+    there is no interval.
     """
 
     segment: str

@@ -32,10 +32,8 @@ class Rewards(NamedTuple):
 
     def where(self, chosen: Flags) -> Rewards:
         """The sessions that are chosen, by flags of shape (n,); codes keep their meaning."""
-        values: dict[str, Any] = {
-            name: each[chosen] if isinstance(each, np.ndarray) else each for name, each in self._asdict().items()
-        }
-        return Rewards(**values)
+        arrays: dict[str, Any] = {name: each[chosen] for name, each in self._asdict().items() if isinstance(each, np.ndarray)}
+        return self._replace(**arrays)
 
     def of_segment(self, name: str) -> Rewards:
         """The sessions of a segment, or of ``OVERALL``."""

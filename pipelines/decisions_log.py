@@ -12,7 +12,7 @@ from schemas.instants import parse_instant
 
 
 def last_steps(path: str, experiment: str, version: int) -> dict[str, int]:
-    """When each segment of an experiment's version was last ramped up or rolled back, ms UTC; a log that isn't there yet is empty."""
+    """When each segment of an experiment's version was last ramped up or rolled back, ms UTC; a log not yet there is empty."""
     steps: dict[str, int] = {}
     try:
         with open(path, encoding="utf-8") as file:

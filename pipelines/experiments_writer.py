@@ -50,7 +50,7 @@ def write(held: Held, after: Experiments) -> None:
     with _locked(os.path.dirname(path)) as folder:
         if _read(path) != held.text:
             msg = (
-                f"experiments == {held.path}, must be as it was read: somebody has changed it since; nothing was written, run again"
+                f"experiments == {held.path}, must be as it was read: somebody has changed it since. Nothing was written, run again"
             )
             raise ConfigError(msg)
         fresh = f"{path}.{secrets.token_hex(4)}.new"
