@@ -333,7 +333,7 @@ ODD: list[Condition] = [
 ]
 
 
-@pytest.mark.parametrize("condition", ODD, ids=str)
+@pytest.mark.parametrize("condition", ODD)
 def test_conditions_that_rules_rarely_have(condition: Condition, market: tuple[Listings, PlainInventory]) -> None:
     ours, plain = (inventory.shortlist(condition, [], ()).default(300, 7) for inventory in market)
     assert ours == plain
