@@ -24,7 +24,7 @@ CONCENTRATION: Final = 100
 def srm_of(counts: Sequence[float] | Ints, weights: Sequence[float]) -> float | None:
     """The p-value of Pearson's chi-square test that units fell on the arms by the weights; ``None`` without units.
 
-    >>> round(srm_of([821_588, 815_482], [50, 50]), 10)  # Kohavi, Tang and Xu 2020, chapter 3: 1.8E-6
+    >>> round(srm_of([821_588, 815_482], [50, 50]), 10)  # Kohavi, Tang and Xu 2020, chapter 21: 1.8E-6
     1.8218e-06
     """
     shares, seen = _shares(weights, np.shape(counts)), np.asarray(counts, np.float64)
