@@ -1,0 +1,175 @@
+"""What came of an experiment, as parts of its document: metrics, guardrails, CUPED, the always-valid reading, segments."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from experiments.cuped import cuped_of
+from experiments.effect import Effect, Sums, effect_of, sums_of
+from experiments.guardrails import guardrail_of
+from experiments.interaction import interaction_of, parts_of
+from experiments.multiplicity import benjamini_hochberg, holm
+from experiments.naive import naive_of
+from experiments.readability import KEEP_TESTING, share_of_one_user
+from experiments.sequential import looks_of
+from experiments.sessions import Floats, Ints, Sessions
+from experiments.settings import METRICS, PRIMARY, Settings
+from experiments.winsorise import winsorised
+
+RAMP_UP: Final = "ramp_up"
+ROLL_BACK: Final = "roll_back"
+BANDIT: Final = "bandit"
+
+
+class Metric(NamedTuple):
+    """A metric of sessions: ``Σx / Σd``, arrays of shape (n,), ``d`` is ``None`` for a mean; or why there is none."""
+
+    x: Floats
+    d: Floats | None = None
+    reason: str | None = None
+
+
+def effects_of(core: Sessions, everyone: Sessions, settings: Settings) -> tuple[dict[str, Any], float | None]:
+    """All that is withheld when the experiment must not be read; and the share of one user in the variance."""
+    early = settings.early(core.rows)
+    cap = cap_of(core, settings)
+    metrics: dict[str, Any] = {}
+    guardrails = []
+    share = None
+    for name in METRICS:
+        metric = _metric(core, name, cap)
+        sums = _sums(core, metric)
+        metrics[name] = _metric_document(core, everyone, name, metric, sums, cap, settings, early)
+        if name in settings.guardrails:
+            found = guardrail_of(name, settings.guardrails[name], sums, settings.alpha)._asdict()
+            if metric.reason:
+                found |= {"low": None, "p": None, "passed": None, "reason": metric.reason}
+            guardrails.append(_early(found, early))
+        if name == PRIMARY:
+            share = share_of_one_user(sums)
+    for name, p in zip(METRICS[1:], benjamini_hochberg([metrics[name]["p"] for name in METRICS[1:]]), strict=True):
+        metrics[name]["p_bh"] = p
+    x = np.minimum(core.vehicles, cap)
+    slim = core._replace(impressions=None, clicks=None, lead=None, pre=None, started=None)
+    effects = {
+        "metrics": metrics,
+        "guardrails": guardrails,
+        "cuped": _early(cuped_of(core, x, settings.alpha)._asdict(), early),
+        "sequential": _sequential(slim, x, settings),
+        "segments": _segments(slim, x, settings, early),
+        "interaction": _early(_without(interaction_of(slim, x)._asdict(), "segments"), early),
+    }
+    return effects, share
+
+
+def action_of(effect: float | None, p: float | None, alpha: float, *, bandit: bool) -> str:
+    """What to do in a segment. A segment that a bandit has is left to it, unless it does harm.
+
+    >>> action_of(0.2, 0.01, 0.05, bandit=False), action_of(-0.2, 0.01, 0.05, bandit=True), action_of(0.2, None, 0.05, bandit=False)
+    ('ramp_up', 'roll_back', 'keep_testing')
+    """
+    if effect is not None and p is not None and p < alpha and effect < 0:
+        return ROLL_BACK
+    if bandit:
+        return BANDIT
+    return RAMP_UP if effect is not None and p is not None and p < alpha and effect > 0 else KEEP_TESTING
+
+
+def _metric(sessions: Sessions, name: str, cap: float) -> Metric:
+    if name == PRIMARY:
+        return Metric(np.minimum(sessions.vehicles, cap))
+    if name == "lead":
+        return _unknown(sessions, "lead") if sessions.lead is None else Metric(sessions.lead)
+    if sessions.clicks is None or sessions.impressions is None:
+        return _unknown(sessions, "clicks" if sessions.clicks is None else "impressions")
+    return Metric(sessions.clicks, sessions.impressions)
+
+
+def _unknown(sessions: Sessions, column: str) -> Metric:
+    return Metric(np.zeros(sessions.rows), reason=f"not known: the table has no {column}")
+
+
+def _metric_document(
+    core: Sessions, everyone: Sessions, name: str, metric: Metric, sums: Sums, cap: float, settings: Settings, early: str | None
+) -> dict[str, Any]:
+    if metric.reason:
+        found, naive, diluted = Effect(reason=metric.reason), {"se": None, "p": None}, Effect()
+    else:
+        found = effect_of(sums, settings.alpha)
+        naive = _without(naive_of(metric.x, metric.d, core.arm)._asdict(), "reason")
+        diluted = effect_of(_sums(everyone, _metric(everyone, name, cap)), settings.alpha)
+    return {
+        **_early(found._asdict(), early),
+        "naive": _early(naive, early),
+        "diluted": _early({part: getattr(diluted, part) for part in ("control", "treatment", "effect", "se", "ci", "p")}, early),
+    }
+
+
+def _sums(sessions: Sessions, metric: Metric) -> Sums:
+    return sums_of(metric.x, metric.d, sessions.arm, sessions.user, sessions.users)
+
+
+def _sequential(core: Sessions, x: Floats, settings: Settings) -> dict[str, Any]:
+    looks = looks_of(core, x, None, settings.horizon, settings.alpha)
+    if not looks:
+        return {"p": None, "ci": None, "planned_sessions": settings.horizon, "looks": 0, "reason": "no triggered sessions"}
+    last = looks[-1]
+    return {
+        "p": last.p_running,
+        "ci": last.ci,
+        "planned_sessions": settings.horizon,
+        "looks": len(looks),
+        "reason": last.reason,
+    }
+
+
+def _segments(core: Sessions, x: Floats, settings: Settings, early: str | None) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for part in parts_of(core, x, None):
+        name = core.segments[part.segment]
+        looks = looks_of(_rows_of(core, part.rows), x[part.rows], None, settings.horizon, settings.alpha)
+        effect = _without(effect_of(part.sums, settings.alpha)._asdict(), "df")
+        reason = effect.pop("reason")
+        found[name] = {
+            "sessions": len(part.rows),
+            **effect,
+            "p_holm": None,
+            "p_sequential": looks[-1].p_running,
+            "ci_sequential": looks[-1].ci,
+            "action": KEEP_TESTING,
+            "reason": reason,
+        }
+    adjusted = holm([each["p"] for each in found.values()])
+    running = holm([each["p_sequential"] for each in found.values()])
+    for (name, each), p_holm, p_running in zip(found.items(), adjusted, running, strict=True):
+        basis = p_running if early else p_holm
+        each["action"] = action_of(each["effect"], basis, settings.alpha, bandit=name in settings.bandit)
+        each["p_holm"] = p_holm
+        found[name] = _early(each, early)
+    return found
+
+
+def _rows_of(sessions: Sessions, rows: Ints) -> Sessions:
+    return Sessions._make(each[rows] if isinstance(each, np.ndarray) else each for each in sessions)
+
+
+def _early(part: dict[str, Any], early: str | None) -> dict[str, Any]:
+    """The part without what holds only at the planned end."""
+    if early is None:
+        return part
+    hidden = {name: None for name in ("p", "p_holm", "passed") if name in part}
+    return part | hidden | ({"reason": part["reason"] or early} if "reason" in part else {})
+
+
+def cap_of(core: Sessions, settings: Settings) -> float:
+    """The bound of the primary metric, from triggered sessions: the same for all."""
+    if settings.winsorise is None or not core.rows:
+        return math.inf
+    return float(winsorised(core.vehicles, settings.winsorise).max())
+
+
+def _without(part: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in part.items() if key != name}
