@@ -14,9 +14,9 @@ import numpy as np
 from experiments.effect import Pulls, Sums, pulls_of
 from experiments.power import EQUAL
 from experiments.sessions import CONTROL, TREATMENT, Flags, Floats, Ints, Sessions, where
+from experiments.settings import PRIMARY
 from schemas.experiments import Unit
 
-METRICS: Final = ("vehicles_viewed", "ctr", "lead")
 REPLAYS: Final = 200
 MOST_SESSIONS: Final = 500_000  # of more, a part of the users is replayed
 
@@ -53,7 +53,7 @@ def first_rows(sessions: Sessions) -> Sessions:
 
 def parts_of(sessions: Sessions, metric: str) -> tuple[Floats, Floats | None] | str:
     """A metric's numerator and denominator (``None`` for a mean), each of shape (n,), or which column is missing."""
-    if metric == "vehicles_viewed":
+    if metric == PRIMARY:
         return sessions.vehicles, None
     if metric == "lead":
         return (sessions.lead, None) if sessions.lead is not None else "no column lead"
@@ -79,7 +79,7 @@ def design_effect(
     replays: int = REPLAYS,
     seed: int = 0,
     *,
-    metric: str = "vehicles_viewed",
+    metric: str = PRIMARY,
     weights: tuple[float, float] = EQUAL,
 ) -> DesignEffect | str:
     """The design effect of some (triggered) sessions for a unit of randomisation, or why there is none.

@@ -15,12 +15,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from experiments.design_effect import METRICS, REPLAYS, DesignEffect, base_of, design_effect, first_rows, parts_of
+from experiments.design_effect import REPLAYS, DesignEffect, base_of, design_effect, first_rows, parts_of
 from experiments.effect import ALPHA
 from experiments.power import EQUAL, POWER, Design, Metric, mde_of, sessions_for, size_of
 from experiments.sessions import Sessions, triggered
+from experiments.settings import METRICS, PRIMARY
 from pipelines.power_table import show
-from pipelines.sessions_file import read_sessions
+from pipelines.sessions_file import read_all_sessions
 from schemas.errors import EXIT_OK, ConfigError, shown
 from schemas.experiments import UNITS, Unit
 
@@ -37,7 +38,7 @@ class Config:
     sessions: str | None = None
     mean: float | None = None
     sd: float | None = None
-    metric: str = METRICS[0]
+    metric: str = PRIMARY
     mde: float | None = None
     planned_sessions: int | None = None
     sessions_per_day: float | None = None
@@ -102,7 +103,7 @@ def parse_args(argv: Sequence[str]) -> Config:
     parser.add_argument("--mean", type=float, help="the metric's mean a session; for ctr clicks over impressions")
     parser.add_argument("--sd", type=float, help="the metric's standard deviation a session")
     parser.add_argument("--unit", required=True, choices=UNITS, help="what will be randomised")
-    parser.add_argument("--metric", choices=METRICS, default=METRICS[0], help="default: %(default)s")
+    parser.add_argument("--metric", choices=METRICS, default=PRIMARY, help="default: %(default)s")
     parser.add_argument("--mde", type=float, metavar="REL", help="a relative effect to find, such as 0.03, beside 1 to 20 %%")
     parser.add_argument("--planned-sessions", type=int, metavar="N", help="which effect so many triggered sessions find")
     parser.add_argument("--sessions-per-day", type=float, metavar="N", help="all sessions a day, triggered or not")
@@ -136,7 +137,7 @@ def weights_of(text: str) -> tuple[float, float]:
 def run(argv: Sequence[str]) -> int:
     """Run ``forecourt experiment power …``; the exit status."""
     config = parse_args(argv)
-    plan = given(config) if config.sessions is None else measured(config, read_sessions(config.sessions))
+    plan = given(config) if config.sessions is None else measured(config, read_all_sessions(config.sessions))
     document = document_of(config, plan)
     if config.as_json:
         print(json.dumps(document))

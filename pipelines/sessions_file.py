@@ -69,6 +69,12 @@ def read_sessions_file(path: str, arms: Sequence[str] = ARMS, *, holdout: bool =
     return SessionsFile(_ordered(_only(sessions, kept)), others, unknown, vary)
 
 
+def read_all_sessions(path: str) -> Sessions:
+    """All sessions in a file, in order of time, whatever arm they are in and if they are in none; all count as control."""
+    columns, _ = columns_in(path)
+    return _ordered(_sessions(columns, np.full(len(columns.pop("arm")), CONTROL, np.int8), path))
+
+
 def write_sessions_file(rows: Any, path: str) -> None:
     """Write rows, mappings or an Arrow table, as CSV, or as Parquet when that is how the path ends; all or nothing.
 
