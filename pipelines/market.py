@@ -1,6 +1,6 @@
 """A simulated marketplace: listings, users with tastes that drift, and the traffic they make. Pure: a seed in, emissions out.
 
-A plan of arrays is drawn with numpy once (130 bytes an event, at its peak); events are built from it one by one. The order of
+A plan of arrays is drawn with numpy once (150 bytes an event, at its peak); events are built from it one by one. The order of
 events is their event time; the order of emission differs for the late ones (minutes to days), the out-of-order ones (a few
 places) and the duplicates (exact copies, any time later). Poison comes on top and is never part of the truth.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -25,8 +25,8 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 EVENT, DUPLICATE, POISON = "event", "duplicate", "poison"
-SESSION_START, LISTING_VIEW, SEARCH, LEAD, IDENTIFY = range(5)
-EVENT_TYPES: Final = ("session_start", "listing_view", "search", "lead", "identify")
+SESSION_START, LISTING_VIEW, SEARCH, LEAD, IDENTIFY, IMPRESSION, CLICK = range(7)
+EVENT_TYPES: Final = ("session_start", "listing_view", "search", "lead", "identify", "featured_impression", "featured_click")
 
 MAX_EVENTS: Final = 50_000_000  # whose plan takes some 6 GB
 MAX_USERS: Final = 1_000_000
@@ -88,10 +88,10 @@ class Emission(NamedTuple):
     late: bool = False
 
 
-class Plan(NamedTuple):
-    """The clean events in the order of event time, one array element each, and the order of emission.
+class Visits(NamedTuple):
+    """What happens, in the order of event time, one array element an event; ``numbers`` and ``added`` make the event ids.
 
-    ``order`` holds ``i`` for event ``i``, ``events + k`` for the copy of event ``copied[k]``, and greater numbers for poison.
+    An event that isn't of the market itself has the number of the one that it goes back to, and counts from 1 in ``added``.
     """
 
     times: Ints
@@ -100,6 +100,30 @@ class Plan(NamedTuple):
     types: Ints
     listings: Ints
     named: NDArray[np.int8]  # 0: anonymous id only, 1: both ids, 2: user id only
+    numbers: Ints
+    added: Ints
+
+
+class Change(Protocol):
+    """What else happens in a market: more or fewer visits, and impressions and clicks, which it completes."""
+
+    def visits(self, visits: Visits) -> Visits:
+        """The visits as they are then, in the order of event time."""
+        ...
+
+    def completed(self, event: Event, kind: int, session: int) -> Event:
+        """An impression or a click of a session, from an event that has only ids and time."""
+        ...
+
+
+class Plan(NamedTuple):
+    """The clean events in the order of event time, one array element each, and the order of emission.
+
+    ``order`` holds ``i`` for event ``i``, then, from the number of events on, one for the copy of event ``copied[k]``, and greater
+    numbers for poison.
+    """
+
+    visits: Visits
     lags: Ints  # ms by which an event is held back
     late: Flags
     copied: Ints
@@ -116,33 +140,38 @@ def truth_of(emissions: Iterable[Emission]) -> list[Event]:
     return list({e.event["event_id"]: e.event for e in emissions if e.event is not None}.values())
 
 
-def events_of(config: Market, clock: Callable[[], int] | None = None) -> Iterator[Emission]:
-    """The market's messages in the order of emission; the same ones for the same config.
+def events_of(config: Market, clock: Callable[[], int] | None = None, change: Change | None = None) -> Iterator[Emission]:
+    """The market's messages in the order of emission; the same ones for the same config and change.
 
     With a ``clock`` (ms UTC) the traffic is live: an event's time is the clock's when it is drawn, less its lag if it is late or
     out of order; nothing waits in the past to be emitted.
     """
-    plan = plan_of(config, live=clock is not None)
-    copies_due = np.zeros(config.events, bool)
+    plan = plan_of(config, live=clock is not None, change=change)
+    visits, events = plan.visits, len(plan.visits.times)
+    copies_due = np.zeros(events, bool)
     copies_due[plan.copied] = True
     waiting: dict[int, Emission] = {}
     for first in range(0, len(plan.order), _CHUNK):
         order = plan.order[first : first + _CHUNK]
-        refs = np.where(order < config.events, order, 0)
-        columns = (plan.types, plan.users, plan.named, plan.sessions, plan.listings, plan.lags, plan.late, copies_due)
-        rows = zip(order.tolist(), _instants(plan.times[refs]), *(c[refs].tolist() for c in columns), strict=True)
-        for ref, time, kind, user, named, session, listing, lag, late, copy_due in rows:
-            if ref < config.events:
+        refs = np.where(order < events, order, 0)
+        of_visits = (visits.types, visits.users, visits.named, visits.sessions, visits.listings, visits.numbers, visits.added)
+        columns = (*of_visits, plan.lags, plan.late, copies_due)
+        rows = zip(order.tolist(), _instants(visits.times[refs]), *(c[refs].tolist() for c in columns), strict=True)
+        for ref, time, kind, user, named, session, listing, number, added, lag, late, copy_due in rows:
+            if ref < events:
                 instant = time if clock is None else format_instant(clock() - lag)
-                event = _event(f"s{config.seed}-{ref + 1:06d}", kind, instant, user, named, f"n{config.seed}-{session}", listing)
+                event_id = f"s{config.seed}-{number:06d}{f'-{added}' if added else ''}"
+                event = _event(event_id, kind, instant, user, named, f"n{config.seed}-{session}", listing)
+                if change is not None and kind in (IMPRESSION, CLICK):
+                    event = change.completed(event, kind, session)
                 emission = Emission(_encode(event), event, EVENT, late=late)
                 if copy_due:
                     waiting[ref] = emission._replace(kind=DUPLICATE, late=False)
                 yield emission
-            elif ref < config.events + len(plan.copied):
-                yield waiting.pop(int(plan.copied[ref - config.events]))
+            elif ref < events + len(plan.copied):
+                yield waiting.pop(int(plan.copied[ref - events]))
             else:
-                yield _poison(config, ref - config.events - len(plan.copied), config.end - 1 if clock is None else clock())
+                yield _poison(config, ref - events - len(plan.copied), config.end - 1 if clock is None else clock())
 
 
 _encode = msgspec.json.Encoder().encode
@@ -176,13 +205,20 @@ def _poison(config: Market, number: int, now: int) -> Emission:
     return Emission(poison_of(reason, number // len(config.reasons), event), None, POISON, reason)
 
 
-def plan_of(config: Market, live: bool = False) -> Plan:
-    """All that chance decides. ``live``: late and out-of-order events keep their place, as their times go back instead."""
+def plan_of(config: Market, live: bool = False, change: Change | None = None) -> Plan:
+    """All that chance decides. ``live``: late and out-of-order events keep their place, as their times go back instead.
+
+    The shares of trouble are of the events that there are after the change.
+    """
     rng = np.random.default_rng(config.seed)
-    n = config.events
     times, users, sessions, types = _visits(config, rng)
     named = _identities(config, rng, users, types)
     listings = _listings(config, rng, times, users)
+    numbers = np.arange(1, config.events + 1)
+    visits = Visits(times, users, sessions, types, listings, named, numbers, np.zeros(config.events, np.int64))
+    if change is not None:
+        visits = change.visits(visits)
+    times, n = visits.times, len(visits.times)
     late = _chosen(rng, n, round(config.late * n))
     shuffled = _chosen(rng, n, round(config.out_of_order * n)) & ~late
     places = np.arange(n, dtype=np.float64)
@@ -198,7 +234,7 @@ def plan_of(config: Market, live: bool = False) -> Plan:
     copy_places = places[copied] + np.exp(rng.uniform(0, np.log(max(n / 10, 10)), len(copied)))
     poison_places = rng.uniform(0, n, round(config.poison * n))
     order = np.argsort(np.concatenate([places, copy_places, poison_places]), kind="stable")
-    return Plan(times, users, sessions, types, listings, named, lags, late, copied, order)
+    return Plan(visits, lags, late, copied, order)
 
 
 def _chosen(rng: np.random.Generator, n: int, count: int) -> Flags:

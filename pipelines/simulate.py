@@ -2,8 +2,11 @@
 
     forecourt simulate --events 20000 --users 200 --seed 7 --to file:events.jsonl.gz --truth truth.jsonl
     forecourt simulate --events 60000 --users 500 --rate 500 --late 0.02 --to pubsub://demo/topics/events
+    forecourt simulate --experiments experiments.yaml --experiment featured_first --effect electric=0.3 --to file:events.jsonl.gz
 
 A file gets event times that end at ``--until``. Pub/Sub with a ``--rate`` gets live ones: the time of sending, unless late.
+With an experiment every session gets an impression, by its assignment, some get a click, and what sessions do that were shown
+the personalised answer is multiplied by 1 + the effect of their segment. These events come on top of ``--events``.
 """
 
 from __future__ import annotations
@@ -26,10 +29,13 @@ from typing import IO, Any, Final, NamedTuple, NoReturn, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipelines.market import DUPLICATE, EVENT, POISON, Emission, Market, events_of
+from pipelines.market import DUPLICATE, EVENT, EVENTS_PER_SESSION, POISON, Emission, Market, events_of
+from pipelines.market_experiment import Planted, Trial
 from pipelines.poison import REASONS, TIMELESS_REASONS
 from schemas.errors import EXIT_FAILED, EXIT_OK, ConfigError, ForecourtError, shown
+from schemas.experiments import Experiments
 from schemas.instants import DAY_MS, SECOND_MS, clock_ms, parse_instant
+from serving.experiments_file import load_experiments
 
 T = TypeVar("T")
 Write = Callable[[bytes], None]
@@ -42,6 +48,7 @@ _UNREACHABLE: Final = (
     "with the emulator, set PUBSUB_EMULATOR_HOST to where it runs (`forecourt emulators` starts one), else check the network and "
     "run `gcloud auth application-default login`"
 )
+_EFFECT: Final = re.compile(r"(?P<segment>[a-z][a-z0-9_]*)=(?P<relative>[-+]?(\d+(\.\d*)?|\.\d+))", re.ASCII)
 _TOPIC: Final = re.compile(r"pubsub://(?P<project>[^/\s]+)/topics/(?P<topic>[^/\s]+)")
 
 
@@ -58,6 +65,7 @@ class Config:
     rate: float = 0.0
     truth: str | None = None
     json: bool = False
+    planted: Planted | None = None
 
     def __post_init__(self) -> None:
         if not (self.target.startswith("file:") and len(self.target) > len("file:")) and not _TOPIC.fullmatch(self.target):
@@ -105,6 +113,15 @@ def parse_args(argv: Sequence[str], clock: Callable[[], int] = clock_ms) -> Conf
     add("--out-of-order", type=float, default=0.0, metavar="SHARE", help="share of events held back by a few places (0)")
     add("--poison", type=float, default=0.0, metavar="SHARE", help="messages to be refused, as a share of the events (0)")
     add("--anonymous", type=float, default=0.3, metavar="SHARE", help="share of users who start without a user id (0.3)")
+    add("--experiments", metavar="FILE", help="an experiments file (YAML), by which every session is assigned")
+    add("--experiment", metavar="NAME", help="the experiment of that file that has effects; sessions are assigned in its layer")
+    add(
+        "--effect",
+        action="append",
+        default=[],
+        metavar="SEGMENT=RELATIVE",
+        help="such as electric=0.3, 30 %% more; repeatable (none)",
+    )
     add("--truth", metavar="FILE", help="write the clean events here, as JSON lines (.gz too)")
     add("--json", action="store_true", help="print one JSON document")
     args = parser.parse_args(argv)
@@ -133,7 +150,35 @@ def _config_of(args: argparse.Namespace, now: int) -> Config:
     reasons = REASONS if args.to.startswith("pubsub:") else TIMELESS_REASONS
     start = end - max(math.ceil(length), 1)
     market = Market(args.events, args.users, args.seed, start, end, **shares, reasons=reasons)
-    return Config(market, args.to, args.rate, args.truth, args.json)
+    return Config(market, args.to, args.rate, args.truth, args.json, _planted_of(args))
+
+
+def _planted_of(args: argparse.Namespace) -> Planted | None:
+    for name, other in (("experiments", "experiment"), ("experiment", "experiments")):
+        if getattr(args, name) is not None and getattr(args, other) is None:
+            msg = f"{name} == {shown(getattr(args, name))}, must come with --{other}"
+            raise ConfigError(msg)
+    if args.experiments is None:
+        if args.effect:
+            msg = f"effect == {shown(args.effect[0])}, must come with --experiments and --experiment"
+            raise ConfigError(msg)
+        return None
+    effects: dict[str, float] = {}
+    for text in args.effect:
+        found = _EFFECT.fullmatch(text)
+        if found is None or found["segment"] in effects:
+            msg = f"effect == {shown(text)}, must be SEGMENT=RELATIVE, such as electric=0.3, once for a segment"
+            raise ConfigError(msg)
+        effects[found["segment"]] = float(found["relative"])
+    return Planted(_experiments_in(args.experiments), args.experiment, effects)
+
+
+def _experiments_in(path: str) -> Experiments:
+    try:
+        return load_experiments(path)
+    except ForecourtError as error:
+        msg = f"experiments == {shown(path)}, must be an experiments file that can be used: {error}"
+        raise ConfigError(msg) from error
 
 
 def _refuse(parser: argparse.ArgumentParser, error: ConfigError) -> NoReturn:
@@ -145,11 +190,13 @@ def _refuse(parser: argparse.ArgumentParser, error: ConfigError) -> NoReturn:
 def simulate(config: Config, write: Write, write_truth: Write, clock: Callable[[], int] = clock_ms) -> Sent:
     """Emits the config's market through ``write``, its clean events through ``write_truth`` too."""
     began = time.monotonic()
-    emissions = events_of(config.market, clock if config.live else None)
+    market = config.market
+    trial = None if config.planted is None else Trial(market, config.planted)
+    emissions = events_of(market, clock if config.live else None, trial)
     if config.rate:
         emissions = paced(emissions, config.rate)
-    market = config.market
-    total = market.events + round(market.duplicates * market.events) + round(market.poison * market.events)
+    events = market.events + (0 if trial is None else market.events // EVENTS_PER_SESSION)  # about so many
+    total = events + round(market.duplicates * events) + round(market.poison * events)
     kinds: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     late = 0
