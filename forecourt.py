@@ -55,6 +55,7 @@ _PARSE_THEMSELVES: Final = {
     "experiment assign": ("pipelines.assign", "Which arm a session or a user is in."),
     "experiment analyse": ("pipelines.analyse", "What came of an experiment, from its sessions table."),
     "experiment srm": ("pipelines.srm", "Whether the arms got the shares of units that they were meant to."),
+    "experiment sessions": ("pipelines.experiment", "The sessions table of an experiment, from the archive."),
     "experiment power": ("pipelines.power", "How many sessions and days an experiment needs."),
     "experiment controller": ("pipelines.controller", "Segments ramped up or rolled back, by their always-valid effects."),
     "experiment bandit": ("pipelines.bandit", "The share each arm should get next, by segment; values of other policies."),
