@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped]
+import numpy as np
+
+from experiments.sessions import Floats
 
 
 def holm(ps: Sequence[float | None]) -> list[float | None]:
@@ -13,7 +15,7 @@ def holm(ps: Sequence[float | None]) -> list[float | None]:
     >>> holm([0.01, None, 0.04])
     [0.02, None, 0.04]
     """
-    return _adjusted(ps, "holm")
+    return _adjusted(ps, _holm)
 
 
 def benjamini_hochberg(ps: Sequence[float | None]) -> list[float | None]:
@@ -22,12 +24,22 @@ def benjamini_hochberg(ps: Sequence[float | None]) -> list[float | None]:
     >>> benjamini_hochberg([0.01, None, 0.04])
     [0.02, None, 0.04]
     """
-    return _adjusted(ps, "fdr_bh")
+    return _adjusted(ps, _benjamini_hochberg)
 
 
-def _adjusted(ps: Sequence[float | None], method: str) -> list[float | None]:
-    known = [p for p in ps if p is not None]
-    if not known:
-        return list(ps)
-    adjusted = iter(multipletests(known, method=method)[1].tolist())
-    return [None if p is None else next(adjusted) for p in ps]
+def _adjusted(ps: Sequence[float | None], of_sorted: Callable[[Floats], Floats]) -> list[float | None]:
+    known = np.array([p for p in ps if p is not None], np.float64)
+    order = np.argsort(known, kind="stable")
+    adjusted = np.empty_like(known)
+    adjusted[order] = np.minimum(of_sorted(known[order]), 1.0)
+    values = iter(adjusted.tolist())
+    return [None if p is None else next(values) for p in ps]
+
+
+def _holm(ps: Floats) -> Floats:
+    return np.asarray(np.maximum.accumulate(ps * np.arange(len(ps), 0, -1)))
+
+
+def _benjamini_hochberg(ps: Floats) -> Floats:
+    shares = ps * len(ps) / np.arange(1, len(ps) + 1)
+    return np.asarray(np.minimum.accumulate(shares[::-1])[::-1])

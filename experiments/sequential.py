@@ -1,7 +1,7 @@
 """Looking at an experiment as often as one likes: an interval and a p-value that hold at every look at once.
 
 The normal mixture of Robbins, as an asymptotic confidence sequence (Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas 2021,
-"Time-uniform central limit theory and asymptotic confidence sequences", theorem 2.2). After ``n`` sessions, with ``V`` the variance
+"Time-uniform central limit theory and asymptotic confidence sequences"). After ``n`` sessions, with ``V`` the variance
 of the effect and ``r = n ρ²``, it is ``effect ± sqrt(V (1 + 1/r) ln((1 + r)/α²))``. Any ``ρ`` will do; with
 
     ρ² = (-2 ln α + ln(1 - 2 ln α)) / n*
