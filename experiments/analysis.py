@@ -37,16 +37,12 @@ def analyse(
         "copies": units.copies,
         "other_arms": dict(other_arms or {}),
     }
-    srm: dict[str, Any] = {
-        "unit": settings.unit,
-        "weights": list(settings.weights),
-        "all": _srm(everyone, settings),
-        "triggered": _srm(core, settings),
-    }
-    srm["alert"] = any(p is not None and p < ALERT for which in ("all", "triggered") for p in _ps(srm[which]))
+    srm = srm_of_arms(everyone, core, settings)
     reasons = reasons_of(srm, units, population["triggered"])
     effects, share = effects_of(core, everyone, settings)
     told = [*warnings, *_warnings(population, settings, core, share)]
+    if not reasons:
+        told += _when_to_read(core.rows, settings)
     withheld = None
     if reasons:
         withheld, effects = effects, without_numbers(effects, f"withheld: {'; '.join(reasons)}")
@@ -69,6 +65,14 @@ def analyse(
     return document
 
 
+def srm_of_arms(everyone: Sessions, core: Sessions, settings: Settings) -> dict[str, Any]:
+    """The document's part on the sample ratio: of all units, and of those with triggered sessions."""
+    found = {"all": _srm(everyone, settings), "triggered": _srm(core, settings)}
+    ps = [counts[p] for counts in found.values() for p in ("p", "sequential_p")]
+    alert = any(p is not None and p < ALERT for p in ps)
+    return {"unit": settings.unit, "weights": list(settings.weights), **found, "alert": alert}
+
+
 def _srm(sessions: Sessions, settings: Settings) -> dict[str, Any]:
     looks = counts_by_look(sessions, settings.unit)
     counts = looks[-1] if len(looks) else np.zeros(2, np.int64)
@@ -80,10 +84,6 @@ def _srm(sessions: Sessions, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _ps(counts: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    return counts["p"], counts["sequential_p"]
-
-
 def _warnings(population: Mapping[str, Any], settings: Settings, core: Sessions, share: float | None) -> list[str]:
     told = []
     if others := population["other_arms"]:
@@ -92,12 +92,16 @@ def _warnings(population: Mapping[str, Any], settings: Settings, core: Sessions,
     if share is not None and share > ONE_USER:
         hint = "a crawler? --winsorise 0.999 bounds what a session counts"
         told.append(f"one user carries {share:.0%} of the variance of the effect on {PRIMARY}: {hint}")
-    if early := settings.early(core.rows):
-        told.append(f"{early}: only what is always valid holds now")
-    elif settings.planned is None:
-        told.append("p-values hold if it was settled beforehand when to read (--planned-sessions), the always-valid ones whenever")
     told += [f"--bandit {name}: no triggered session has this segment" for name in settings.bandit if name not in core.segments]
     return told
+
+
+def _when_to_read(sessions: int, settings: Settings) -> list[str]:
+    if early := settings.early(sessions):
+        return [f"{early}; only what is always valid holds now"]
+    if settings.planned is None:
+        return ["p-values hold if it was settled beforehand when to read (--planned-sessions), the always-valid ones whenever"]
+    return []
 
 
 def _by_arm(sessions: Sessions) -> dict[str, int]:

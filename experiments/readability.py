@@ -23,7 +23,7 @@ def reasons_of(srm: Mapping[str, Any], units: Screened, triggered: Mapping[str, 
     unit = srm["unit"]
     for which in ("all", "triggered"):
         counts, ps = srm[which], [("p", "p"), ("sequential_p", "always-valid p")]
-        low = [f"{name} = {counts[p]:.2g}" for p, name in ps if counts[p] is not None and counts[p] < ALERT]
+        low = [f"{name} {_told(counts[p])}" for p, name in ps if counts[p] is not None and counts[p] < ALERT]
         if low:
             got = f"{counts['control']:,} {unit}s in control and {counts['treatment']:,} in treatment"
             weights = " to ".join(f"{weight:g}" for weight in srm["weights"])
@@ -57,3 +57,7 @@ def without_numbers(part: Any, reason: str) -> Any:
     if "action" in part:
         emptied["action"] = KEEP_TESTING
     return emptied
+
+
+def _told(p: float) -> str:
+    return f"= {p:.2g}" if p >= 1e-300 else "< 1e-300"
