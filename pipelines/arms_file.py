@@ -24,8 +24,8 @@ _NEEDED: Mapping[Metric, tuple[str, ...]] = {
 class ArmsFile(NamedTuple):
     """What is in a file: the rewards of triggered sessions, and what was left out of them.
 
-    ``copies`` are rows beyond the first of a session and arm, ``mixed`` the sessions in several arms. ``logged``: how many of the
-    sessions have a probability in the file; the others' is that of the weights.
+    ``copies`` are rows beyond the first of a session and arm, ``mixed`` the sessions in several arms, of which the first counts.
+    ``logged``: how many of the sessions have a probability in the file; the others' is that of the weights.
     """
 
     rewards: Rewards
@@ -51,7 +51,7 @@ def read_arms(path: str, metric: Metric, arms: Sequence[str] | None, weights: Se
     code_of = np.array([*(chosen.index(name) if name in chosen else -1 for name in there), -1])
     arm = np.asarray(code_of[of_rows], np.int64)
     session = ids_of(columns["session_id"], Place(path, "session_id")).codes.astype(np.int64)
-    kept, copies, mixed = _screened(session, arm, _order(columns, path), len(chosen))
+    kept, copies, mixed = _screened(session, arm, _order(columns, path))
     kept &= numbers_of(columns["segment_count"], Place(path, "segment_count"), whole=True) > 0
     segment, segments = np.full(len(session), -1, np.int32), tuple[str, ...]()
     if "primary_segment" in columns:
@@ -78,21 +78,21 @@ def _check_arms(path: str, chosen: Sequence[str], there: Sequence[str], weights:
         raise ConfigError(msg)
 
 
-def _screened(session: Ints, arm: Ints, order: Ints | None, arms: int) -> tuple[Flags, int, int]:
-    """The rows that count: of the arms, the first of each session and arm, and of no session in several arms."""
-    kept = arm >= 0
-    codes = session * arms + np.maximum(arm, 0)
-    in_order = codes if order is None else codes[order]
-    of_arms = kept if order is None else kept[order]
-    places = np.flatnonzero(of_arms)
-    _, firsts = np.unique(in_order[of_arms], return_index=True)
-    rows = places[firsts] if order is None else order[places[firsts]]
-    first = np.zeros(len(session), bool)
-    first[rows] = True
-    copies = int(kept.sum()) - len(rows)
-    in_arms = np.bincount(session[first], minlength=int(session.max(initial=-1)) + 1)
-    mixed = in_arms > 1
-    return first & ~mixed[session], copies, int(mixed.sum())
+def _screened(session: Ints, arm: Ints, order: Ints | None) -> tuple[Flags, int, int]:
+    """The rows that count, the first of each session; how many are copies; how many sessions are in several arms.
+
+    An allocation goes by the visitor's segments, which change, so a session in several arms is no fault. Its first arm counts, with
+    the probability of that; to leave such sessions out would be to choose by what came after.
+    """
+    rows = np.arange(len(session)) if order is None else order
+    rows = rows[arm[rows] >= 0]
+    _, firsts = np.unique(session[rows], return_index=True)
+    arms = int(arm.max(initial=0)) + 1
+    pairs = np.unique(session[rows] * arms + arm[rows])
+    _, of_session = np.unique(pairs // arms, return_counts=True)
+    kept = np.zeros(len(session), bool)
+    kept[rows[firsts]] = True
+    return kept, len(rows) - len(pairs), int((of_session > 1).sum())
 
 
 def _order(columns: Mapping[str, Any], path: str) -> Ints | None:
