@@ -14,7 +14,6 @@ Prints tables and writes benchmarks/results/false_alarms.json and false_alarms.s
 from __future__ import annotations
 
 import argparse
-import gc
 import sys
 import time
 from collections.abc import Sequence
@@ -83,11 +82,7 @@ class Share(NamedTuple):
 def runs_of(setting: Setting, unit: Unit, runs: int, seed: int) -> list[Run]:
     """So many experiments; each has a seed of its own."""
     seeds = np.random.SeedSequence([seed, UNITS.index(unit), setting.users]).spawn(runs)
-    gc.freeze()  # statsmodels collects garbage at each Holm, of all that was ever imported: 70 ms
-    try:
-        return [run_of(aa_experiment(np.random.default_rng(each), setting, unit), unit, setting) for each in seeds]
-    finally:
-        gc.unfreeze()
+    return [run_of(aa_experiment(np.random.default_rng(each), setting, unit), unit, setting) for each in seeds]
 
 
 def run_of(sessions: Sessions, unit: Unit, setting: Setting) -> Run:

@@ -40,6 +40,12 @@ def parse_args(argv: Sequence[str]) -> Config:
     parser = argparse.ArgumentParser(
         prog="forecourt experiment analyse", description="What came of an experiment, from its sessions table."
     )
+    add_options(parser)
+    return config_of(parser.parse_args(argv[1:]))
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say what to read, and how."""
     add_table_options(parser)
     parser.add_argument(
         "--planned-sessions",
@@ -60,7 +66,10 @@ def parse_args(argv: Sequence[str]) -> Config:
     parser.add_argument("--holdout", action="store_true", help="read only the rows that a bandit leaves alone")
     parser.add_argument("--experiment", metavar="NAME", help="what the document calls it")
     parser.add_argument("--json", action="store_true", dest="as_json", help="print JSON on stdout and nothing else")
-    given = parser.parse_args(argv[1:])
+
+
+def config_of(given: argparse.Namespace) -> Config:
+    """The config in such options."""
     settings = Settings(
         given.unit,
         numbers_in("--weights", given.weights),
