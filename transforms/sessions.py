@@ -155,7 +155,8 @@ def use_events(events: pa.Table, plan: Plan, chosen: Chosen) -> tuple[pa.Table, 
     kept = with_history(kept, chosen.start)
     times = kept["event_time"].to_numpy()
     # A session may go on after midnight.
-    used = (times >= chosen.start) & (times < plan.end + DAY_MS) & pc.is_in(kept["event_type"], _USED).to_numpy()
+    used = (times >= chosen.start) & (times < plan.end + DAY_MS) & kept["session_id"].is_valid().to_numpy()
+    used &= pc.is_in(kept["event_type"], _USED).to_numpy()
     for place, time, session, text in texts_of(kept, IMPRESSION):
         use = use_of(exposure_in(text), time, session, chosen)
         if use == ASSIGNED and time >= plan.end + DAY_MS:
@@ -167,7 +168,7 @@ def use_events(events: pa.Table, plan: Plan, chosen: Chosen) -> tuple[pa.Table, 
         click = click_in(text)
         counts[CLICKS_UNREADABLE] += click is None
         ours = click is not None and (click.experiment, click.version) == (chosen.experiment, chosen.version)
-        used[place] &= ours and session is not None
+        used[place] = ours and session is not None  # whenever: clocks differ, and a click says what it is on
     return kept.filter(pa.array(used)), counts
 
 
