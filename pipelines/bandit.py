@@ -136,7 +136,7 @@ def show(document: Mapping[str, Any]) -> None:
     out = Console()
     table = Table(title=f"{document['sessions']:,} sessions with segments, {document['metric']}, floor {document['floor']:g}")
     for column in _COLUMNS:
-        table.add_column(column, justify="left" if column in {"segment", "arm"} else "right")
+        table.add_column(column, justify="left" if column in {"segment", "arm"} else "right", no_wrap=True)
     for segment, found in (*document["segments"].items(), (OVERALL, document["overall"])):
         for index, (arm, each) in enumerate(found["arms"].items()):
             posterior = each["posterior"]
@@ -147,7 +147,7 @@ def show(document: Mapping[str, Any]) -> None:
     out.print(table)
     values = Table(title=f"what would have been, by logged probabilities ({document['sessions_with_probability']:,} sessions)")
     for column in ("drawing", "value", "from", "to", "sessions", "worth", "greatest weight"):
-        values.add_column(column, justify="left" if column == "drawing" else "right")
+        values.add_column(column, justify="left" if column == "drawing" else "right", no_wrap=column == "drawing")
     for name, value in document["values"].items():
         low, high = value["ci"] or (None, None)
         told = [_told(each) for each in (value["value"], low, high, value["effective"], value["max_weight"])]
