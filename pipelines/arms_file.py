@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from experiments.rewards import Rewards
 from experiments.sessions import Flags, Floats, Ints
 from pipelines.session_columns import Place, flags_of, ids_of, instants_of, names_of, numbers_of
-from pipelines.session_table import columns_in
+from pipelines.session_table import Columns
 from schemas.errors import ConfigError
 from schemas.experiment import Metric
 
-_NEEDED: Mapping[Metric, tuple[str, ...]] = {
+_ALWAYS: Final = ("session_id", "user_id", "started_at", "arm", "segment_count", "primary_segment", "arm_probability")
+_NEEDED: Final[Mapping[Metric, tuple[str, ...]]] = {
     "clicks": ("impressions", "clicks"),
     "vehicles_viewed": ("vehicles_viewed",),
     "lead": ("lead",),
@@ -40,7 +41,8 @@ def read_arms(path: str, metric: Metric, arms: Sequence[str] | None, weights: Se
 
     ``ConfigError`` names file, row, column and value of what can't be used.
     """
-    columns, _ = columns_in(path)
+    source = Columns(path)
+    columns = {name: column for name in (*_ALWAYS, *_NEEDED[metric]) if (column := source.take(name)) is not None}
     for name in _NEEDED[metric]:
         if name not in columns:
             msg = f"{path}: has no column {name}, must have {' and '.join(_NEEDED[metric])} for --metric {metric}"
