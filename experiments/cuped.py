@@ -59,7 +59,7 @@ def adjusted_by(y: Floats, pre: Floats, known: Flags) -> tuple[float, Floats] | 
         spread = float(away @ away)
         if not spread > 1e-24 * len(before) * max(float(mean) ** 2, 1e-300) or not math.isfinite(spread):
             return None
-        theta = float(away @ (y - y[known].mean())) / spread
+        theta = float(away @ y) / spread  # ``away`` adds up to 0: no need to centre ``y``
         return (theta, y - theta * away) if math.isfinite(theta) else None
 
 

@@ -76,7 +76,7 @@ def test_what_is_known_of_nobody_or_the_same_of_all_adjusts_nothing() -> None:
     )
     nobody = cuped_of(sessions._replace(pre=np.full(sessions.rows, math.nan)), sessions.vehicles)
     assert (nobody.covered, nobody.theta, nobody.reason) == (0, None, "pre_vehicles is not known: there is nothing to adjust by")
-    alike = cuped_of(sessions._replace(pre=np.full(sessions.rows, 0.1)), sessions.vehicles)
+    alike = cuped_of(sessions._replace(pre=np.full(sessions.rows, 1.1)), sessions.vehicles)
     assert (alike.covered, alike.theta, alike.p) == (1, None, None)
     assert alike.reason == "pre_vehicles is the same wherever it is known: there is nothing to adjust by"
 

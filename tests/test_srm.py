@@ -135,6 +135,7 @@ def test_a_unit_counts_from_its_first_day_on() -> None:
     assert counts_by_look(sessions, "session").tolist() == [[1, 0], [2, 1], [2, 1], [3, 2]]
 
 
+@settings(max_examples=40)
 @given(tables())
 def test_counts_by_look_equal_sets(sessions: Sessions) -> None:
     rows = list(zip(sessions.day.tolist(), sessions.arm.tolist(), sessions.user.tolist(), strict=True))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from experiments.sessions import Sessions
 from experiments.units import distinct, screened, users_in_both_arms
@@ -37,12 +37,14 @@ def row_by_row(sessions: Sessions, unit: Unit) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("unit", UNITS)
+@settings(max_examples=50)
 @given(sessions=tables())
 def test_it_equals_going_row_by_row(unit: Unit, sessions: Sessions) -> None:
     found = screened(sessions, unit)
     assert (found.sessions.vehicles.tolist(), *found[1:]) == row_by_row(sessions, unit)
 
 
+@settings(max_examples=50)
 @given(tables())
 def test_what_was_screened_has_nothing_left_to_screen(sessions: Sessions) -> None:
     for unit in UNITS:
