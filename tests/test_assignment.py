@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import time
 from collections import Counter
+from collections.abc import Mapping
 from fractions import Fraction
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats  # type: ignore[import-untyped]
 
 from experiments.assignment import REASONS, Assignment, arm_of, assign, with_segment
+from schemas.experiment import Bandit
 from schemas.experiments import Arm, Experiment, Experiments, Flag, Layer, Unit
 from schemas.hashing import POSITIONS, position_of, within
 from tests.strategies import ROOT
@@ -333,3 +335,94 @@ def test_only_who_is_assigned_to_a_showing_arm_is_shown(
     found = with_segment(assigned(file, session), segment, file)
     assert (found.arm is not None) == (found.reason == "assigned")
     assert found.shows == (found.arm == "treatment")
+
+
+# --- with a bandit -------------------------------------------------------------------------------------------------------
+
+POLICIES = (
+    Arm("control", 1.0, False, "highest_score"),
+    Arm("highest", 2.0, True, "highest_score"),
+    Arm("drawn", 1.0, True, "weighted_random"),
+)
+LOPSIDED = {"suv": {"control": 0.05, "highest": 0.9, "drawn": 0.05}, "van": {"control": 0.3, "highest": 0.3, "drawn": 0.4}}
+
+
+def with_bandit(allocation: Mapping[str, Mapping[str, float]] = LOPSIDED, holdout: float = 0.1, ramp: float = 1.0) -> Experiments:
+    return file_of(experiment(arms=POLICIES, bandit=Bandit(holdout=holdout), allocation=allocation, ramp=ramp))
+
+
+def drawn(file: Experiments, segment: str | None, sessions: list[str] = FEW) -> list[Assignment]:
+    return [assign(file, "featured", session=session, user=None, now=0, segment=segment) for session in sessions]
+
+
+def test_a_bandits_draw_can_be_reproduced_by_hand() -> None:
+    for session, found in zip(FEW, drawn(with_bandit(), "suv"), strict=True):
+        holdout = by_hand("first:holdout", session) < Fraction(0.1)
+        chances = [Fraction(1, 3)] * 3 if holdout else [Fraction(0.05), Fraction(0.9), Fraction(0.05)]
+        place = by_hand("first:arm", session) * sum(chances)
+        index = next(index for index, upto in enumerate(itertools.accumulate(chances)) if place < upto)
+        assert (found.arm, found.holdout) == (POLICIES[index].name, holdout)
+        assert found.probability == pytest.approx(float(chances[index]))
+        assert found.policy == POLICIES[index].policy
+
+
+@pytest.mark.parametrize("segment", ["suv", "van", "other", None])
+def test_each_arm_has_the_share_that_is_told_and_the_holdout_is_even(segment: str | None) -> None:
+    found = drawn(with_bandit(), segment, SESSIONS[:20_000])
+    kept, free = ([each for each in found if each.holdout is holdout] for holdout in (True, False))
+    assert stats.binomtest(len(kept), 20_000, 0.1).pvalue > UNLIKELY
+    weights = {"control": 0.25, "highest": 0.5, "drawn": 0.25}
+    for part, chances in ((kept, dict.fromkeys(weights, 1 / 3)), (free, LOPSIDED.get(segment or "", weights))):
+        counts = Counter(each.arm for each in part)
+        for name, chance in chances.items():
+            assert stats.binomtest(counts[name], len(part), chance).pvalue > UNLIKELY
+            assert all(each.probability == pytest.approx(chance) for each in part if each.arm == name)
+
+
+def even_odds(shares: tuple[float, float, float]) -> dict[str, dict[str, float]]:
+    return {"suv": {arm.name: share / sum(shares) for arm, share in zip(POLICIES, shares, strict=True)}}
+
+
+@given(*[st.tuples(*[st.floats(0.01, 1)] * 3)] * 2, st.floats(0, 0.9))
+def test_the_holdout_stays_as_it_is_under_any_allocation(
+    before: tuple[float, float, float], after: tuple[float, float, float], holdout: float
+) -> None:
+    was, now = (drawn(with_bandit(even_odds(shares), holdout), "suv", FEW[:200]) for shares in (before, after))
+    assert [each.holdout for each in was] == [each.holdout for each in now]
+    assert [each for each in was if each.holdout] == [each for each in now if each.holdout]
+    assert [each for each in now if each.holdout] == [
+        each for each in drawn(with_bandit({}, holdout), None, FEW[:200]) if each.holdout
+    ]
+
+
+@given(*[st.floats(0.01, 0.99)] * 2)
+def test_a_new_allocation_moves_no_more_units_than_it_must(one: float, other: float) -> None:
+    arms = HALVES
+
+    def file(share: float) -> Experiments:
+        return file_of(experiment(arms=arms, bandit=Bandit(), allocation={"suv": {"control": share, "treatment": 1 - share}}))
+
+    low, high = sorted((one, other))
+    for was, now, session in zip(drawn(file(low), "suv", FEW[:300]), drawn(file(high), "suv", FEW[:300]), FEW, strict=False):
+        between = low <= float(by_hand("first:arm", session)) < high
+        assert (was.arm != now.arm) == (between and not was.holdout)
+
+
+def test_an_arm_without_a_share_gets_nobody() -> None:
+    found = drawn(with_bandit({"suv": {"control": 0.0, "highest": 1.0, "drawn": 0.0}}), "suv")
+    assert {each.arm for each in found if not each.holdout} == {"highest"}
+
+
+def test_without_a_bandit_a_segment_moves_nobody_and_nothing_is_told_of_shares() -> None:
+    file = file_of(experiment(arms=THIRDS))
+    assert drawn(file, "suv") == drawn(file, None)
+    assert {(each.probability, each.holdout) for each in drawn(file, "suv")} == {(None, None)}
+
+
+def test_who_is_outside_has_no_share() -> None:
+    file = file_of(experiment(bandit=Bandit(), segments={"suv": Flag(running=False)}))
+    found = drawn(file, "suv", FEW[:1])[0]
+    assert found.probability == 0.5
+    out = with_segment(found, "suv", file)
+    assert (out.reason, out.probability, out.holdout) == ("segment_off", None, None)
+    assert {each.probability for each in drawn(with_bandit(ramp=0.0), "suv")} == {None}

@@ -26,6 +26,7 @@ from schemas.errors import ConfigError, RulesError
 from schemas.experiment import Controller, Experiments, Flag
 from schemas.experiments import experiments_text, parse_experiments
 from schemas.instants import HOUR_MS, format_instant, parse_instant
+from serving.experiments_file import POLL_S, ExperimentsFile
 
 SETTINGS = Settings(1_000, 10_000, 0.01)
 NO_HARM, BENEFIT, HARM = 0.0, 1.0, -1.0
@@ -373,6 +374,16 @@ def test_acting_again_on_the_same_sessions_changes_nothing(
     found = asked(capsys, file, sessions, *options, now=NOW + HOUR_MS)
     assert actions(found) == DECIDED | {"suv": "keep_testing", "van": "hold", "premium": "done", "electric": "hold"}
     assert (found["applied"], file.read_bytes()) == (False, text)
+
+
+def test_a_server_follows_within_its_next_look(file: pathlib.Path, sessions: str, capsys: pytest.CaptureFixture[str]) -> None:
+    now_s = 0.0
+    polled = ExperimentsFile(str(file), lambda: now_s)
+    asked(capsys, file, sessions, "--mode", "act")
+    now_s = POLL_S
+    assert polled.look()
+    assert polled.current() == hold(str(file)).experiments
+    assert polled.current().experiments[0].segments["van"] == Flag(False, 0.01)
 
 
 def test_a_segment_climbs_with_new_sessions_only(

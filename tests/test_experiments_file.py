@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import ConfigError, RulesError
+from schemas.experiment import METRICS, MODES, Bandit, Controller
 from schemas.experiments import (
     MAX_WEIGHT,
     UNITS,
@@ -92,6 +93,30 @@ def test_a_file_is_read_with_its_defaults() -> None:
         None,
         {},
     )
+
+
+def test_a_controller_a_bandit_and_its_allocation_are_read_with_their_defaults() -> None:
+    assert parse(one(", controller: {}, bandit: {}")).experiments[0][-3:] == (
+        Controller("ask", 1_000, None, 0.05),
+        Bandit("clicks", 0.05, 0.1),
+        {},
+    )
+    extra = (
+        ", controller: {mode: act, min_sessions: 7, planned_sessions: 900, alpha: 0.1}"
+        ", bandit: {metric: lead, floor: 0, holdout: 0.25}, allocation: {suv: {treatment: 1, control: 0}}"
+    )
+    assert parse(one(extra)).experiments[0][-3:] == (
+        Controller("act", 7, 900, 0.1),
+        Bandit("lead", 0.0, 0.25),
+        {"suv": {"treatment": 1.0, "control": 0.0}},
+    )
+    nothing = ", controller: null, bandit: null, allocation: {}"
+    assert parse(one(nothing)) == parse(one())
+
+
+def test_a_file_without_controllers_and_bandits_is_written_without_their_keys() -> None:
+    text = experiments_text(parse(one()))
+    assert not re.search("controller|bandit|allocation", text)
 
 
 def test_a_file_without_experiments_is_one() -> None:
@@ -185,6 +210,30 @@ REFUSED = [
     (one(", segments: {Suv: {}}"), "experiments[0].segments.Suv == {}, must stand under a segment's name"),
     (one(", segments: {suv: 0.5}"), "experiments[0].segments.suv == 0.5, must be a mapping with the keys running, ramp"),
     (one(", segments: {suv: {ramp: 2}}"), "experiments[0].segments.suv.ramp == 2, must be a number from 0 to 1"),
+    (one(", controller: 1"), "experiments[0].controller == 1, must be a mapping with the keys mode, min_sessions, planned_sess"),
+    (one(", controller: {mode: do}"), "experiments[0].controller.mode == 'do', must be ask or act"),
+    (one(", controller: {min_sessions: 0}"), "controller.min_sessions == 0, must be a whole number, at least 1"),
+    (one(", controller: {planned_sessions: 1.5}"), "controller.planned_sessions == 1.5, must be a whole number, at least 1"),
+    (one(", controller: {alpha: 0}"), "controller.alpha == 0, must be a number above 0 and below 1"),
+    (one(", controller: {alpha: 1}"), "controller.alpha == 1, must be a number above 0 and below 1"),
+    (one(", controller: {alpha: true}"), "controller.alpha == True, must be a number above 0 and below 1"),
+    (one(", bandit: {metric: views}"), "bandit.metric == 'views', must be clicks or vehicles_viewed or lead"),
+    (one(", bandit: {holdout: 1}"), "bandit.holdout == 1, must be a number from 0, below 1"),
+    (one(", bandit: {floor: -0.1}"), "bandit.floor == -0.1, must be a number from 0 to 1"),
+    (one(", bandit: {floor: 0.5}"), "experiments[0].bandit.floor == 0.5, must be below 1/2: each of the 2 arms gets it"),
+    (one(", allocation: {suv: {control: 0.5, treatment: 0.5}}"), "experiments[0].allocation == "),
+    (one(", allocation: {suv: {control: 0.5, treatment: 0.5}}"), "must be absent without bandit"),
+    (one(", bandit: {}, allocation: [suv]"), "experiments[0].allocation == ['suv'], must be a mapping of at most 500 segments"),
+    (one(", bandit: {}, allocation: {Suv: {}}"), "allocation.Suv == {}, must stand under a segment's name"),
+    (one(", bandit: {}, allocation: {suv: 1}"), "allocation.suv == 1, must be a mapping of arms to probabilities"),
+    (one(", bandit: {}, allocation: {suv: {control: 1}}"), "must have a probability for each of the arms: control, treatment"),
+    (one(", bandit: {}, allocation: {suv: {control: 0.5, treatment: 0.4, x: 0.1}}"), "for each of the arms: control, treatment"),
+    (one(", bandit: {}, allocation: {suv: {control: 0.5, treatment: 0.6}}"), "must add up to 1, not 1.1"),
+    (one(", bandit: {}, allocation: {suv: {control: 1.1, treatment: -0.1}}"), "suv.control == 1.1, must be a number from 0 to 1"),
+    (
+        one(", bandit: {}, allocation: {suv: {control: 0.98, treatment: 0.02}}"),
+        "suv.treatment == 0.02, must be at least floor == 0.05",
+    ),
     (one(more=beside("layer: k, unit: session")), "experiments[1].layer == 'k', must be one of the layers: l"),
     (
         one(more=beside("layer: l, unit: session")),
@@ -233,6 +282,22 @@ WEIGHTS = st.floats(0, MAX_WEIGHT, exclude_min=True)
 INSTANTS = st.integers(0, LAST_INSTANT_MS)
 
 
+PARTS = st.floats(0, 1, exclude_max=True)
+CONTROLLERS = st.builds(
+    Controller,
+    st.sampled_from(MODES),
+    st.integers(1, 10**15),
+    st.none() | st.integers(1, 10**15),
+    st.floats(0, 1, exclude_min=True, exclude_max=True),
+)
+
+
+def allocations(arms: list[str], floor: float) -> st.SearchStrategy[dict[str, float]]:
+    """Probabilities of the arms, each at least the floor, that add up to 1."""
+    raw = st.lists(st.floats(0.001, 1), min_size=len(arms), max_size=len(arms))
+    return raw.map(lambda w: dict(zip(arms, (floor + (1 - len(arms) * floor) * each / sum(w) for each in w), strict=True)))
+
+
 @st.composite
 def files(draw: st.DrawFn) -> Experiments:
     """Any experiments that a file can hold."""
@@ -253,6 +318,10 @@ def files(draw: st.DrawFn) -> Experiments:
             )
             dates = draw(st.tuples(st.none() | INSTANTS, st.none() | INSTANTS))
             starts, ends = (None, dates[1]) if None not in dates and dates[0] >= dates[1] else dates  # type: ignore[operator]
+            bandit = draw(st.none() | st.builds(Bandit, st.sampled_from(METRICS), SHARES.map(lambda part: part * 0.2), PARTS))
+            allocation = (
+                draw(st.dictionaries(NAMES, allocations([arm.name for arm in arms], bandit.floor), max_size=3)) if bandit else {}
+            )
             version, ramp, running = draw(st.integers(1, 10**15)), draw(SHARES), draw(st.booleans())
             found.append(
                 Experiment(
@@ -268,6 +337,9 @@ def files(draw: st.DrawFn) -> Experiments:
                     running,
                     starts,
                     ends,
+                    draw(st.none() | CONTROLLERS),
+                    bandit,
+                    allocation,
                 )
             )
     return Experiments(draw(st.integers(1, 10**15)), tuple(layers), tuple(found), draw(st.booleans()))
@@ -400,6 +472,13 @@ def test_another_drawing_under_the_same_version_is_told(polled: Polled, caplog: 
     assert "experiment first draws its units anew and its version is the same" in caplog.text
 
 
+def test_a_new_allocation_is_no_new_drawing_and_another_holdout_is() -> None:
+    bandit = TEXT.replace("ramp: 0.25", "ramp: 0.25\n    bandit: {}")
+    moved = bandit.replace("bandit: {}", "bandit: {}\n    allocation: {suv: {control: 0.2, treatment: 0.8}}")
+    assert list(redrawn(parse(bandit), parse(moved))) == []
+    assert list(redrawn(parse(bandit), parse(bandit.replace("bandit: {}", "bandit: {holdout: 0.2}")))) == ["first"]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "names"),
     [
@@ -415,6 +494,8 @@ def test_another_drawing_under_the_same_version_is_told(polled: Polled, caplog: 
         ("version: 3", "version: 4", []),
         ("version: 3\n    layer: featured\n    slice: [0, 0.5]", "version: 4\n    layer: featured\n    slice: [0, 0.4]", []),
         ("name: second", "name: third", []),
+        ("ramp: 0.25", "ramp: 0.25\n    bandit: {}", ["first"]),
+        ("ramp: 0.25", "ramp: 0.25\n    controller: {}", []),
     ],
 )
 def test_what_draws_units_anew_is_known(old: str, new: str, names: list[str]) -> None:

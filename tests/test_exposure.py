@@ -140,6 +140,19 @@ def test_both_arms_tell_the_same_but_for_the_arm_and_whether_it_was_shown(arm: s
 
 
 @pytest.mark.parametrize("arm", ["control", "treatment"])
+def test_with_a_bandit_the_arms_probability_is_told(arm: str) -> None:
+    found = exposure(assignment(arm)._replace(probability=0.9, holdout=False))
+    assert (found.arm_probability, found.holdout) == (0.9, False)
+    assert exposure_of(json.loads(encode_event(event(found)))["experiment"]) == found
+
+
+def test_exposures_from_before_there_were_bandits_are_read() -> None:
+    body = event(exposure())["experiment"]
+    del body["arm_probability"], body["holdout"]
+    assert exposure_of(body) == exposure()
+
+
+@pytest.mark.parametrize("arm", ["control", "treatment"])
 def test_a_visitor_without_segments_is_untriggered_in_both_arms(arm: str) -> None:
     assert exposure(assignment(arm)).triggered
     assert not exposure(assignment(arm), segments=[], segment=None).triggered

@@ -163,6 +163,40 @@ def test_a_segment_switched_off_does_not_come_in_by_a_lower_rung(inventory: Inve
     assert chosen.assignment.reason == "segment_off"
 
 
+POLICIES = """
+version: 3
+layers: [{name: featured}]
+experiments:
+  - name: policies
+    version: 1
+    layer: featured
+    unit: session
+    ramp: 1
+    bandit: {floor: 0, holdout: 0.2}
+    allocation:
+      electric: {control: 0.02, drawn: 0.98}
+      suv: {control: 0.98, drawn: 0.02}
+    arms: [{name: control, weight: 1, shows: false}, {name: drawn, weight: 1, shows: true}]
+"""
+
+
+def test_with_a_bandit_the_visitors_first_segment_says_how_arms_are_drawn_and_the_exposure_tells(inventory: Inventory) -> None:
+    running = parse_experiments(POLICIES, "experiments.yaml")
+    for first, other, arm in (("electric", "suv", "drawn"), ("suv", "electric", "control")):
+        told = []
+        for number in range(40):
+            chosen, (event,) = served(inventory, Members(first, other), running, session_id=f"s{number}")
+            exposure = exposure_of(event["experiment"])
+            assert (exposure.arm_probability, exposure.holdout) == (chosen.assignment.probability, chosen.assignment.holdout)
+            assert exposure.segments[0].name == first  # who reads the exposures can tell by what it was drawn
+            told.append((exposure.holdout, exposure.arm, exposure.arm_probability))
+        assert {each for each in told if not each[0]} <= {(False, arm, 0.98), (False, {"drawn": "control"}.get(arm, "drawn"), 0.02)}
+        assert sum(each == (False, arm, 0.98) for each in told) > 20
+        assert {each[2] for each in told if each[0]} == {0.5}
+    _, (event,) = served(inventory, Members(), running)
+    assert exposure_of(event["experiment"]).arm_probability == 0.5  # no segments: by the weights
+
+
 def test_a_gateway_without_listings_writes_queries_and_no_impressions() -> None:
     chosen, events = served(None, Members("electric"))
     assert (fuel(chosen), events) == ([None], [])
