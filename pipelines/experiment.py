@@ -167,7 +167,7 @@ def run(argv: Sequence[str]) -> int:
     # What came before is history, and a session may go on after midnight.
     items = items_of(config.archive, [date for date in archived if date <= date_of(parse_date(last) + DAY_MS)])
     summary = _summary(config, options, config.plan(first, last), items)
-    _check_found(config, summary, f"{first} to {last}")
+    check_found(config, summary, f"{first} to {last}")
     document = document_of(config, summary, [first, last], time.monotonic() - began)
     if config.version is None and len(summary.versions) > 1:
         several = ", ".join(f"{number} ({exposures:,} exposures)" for number, exposures in summary.versions.items())
@@ -240,7 +240,7 @@ def _summary(config: Config, options: PipelineOptions, plan: Plan, items: Sequen
         return decode_summary(evaluated(config.runner, options, graph, "sessions", size=size, path=path))
 
 
-def _check_found(config: Config, summary: Summary, dates: str) -> None:
+def check_found(config: Config, summary: Summary, dates: str) -> None:
     """``ConfigError`` when there is nothing to make a table of; then no file was written."""
     if not summary.versions:
         others = f"it has {', '.join(summary.others)}" if summary.others else "it has no experiments"
