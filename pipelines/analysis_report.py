@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 _SHARES: Final = frozenset({"ctr", "lead"})
+_WIDE_COLUMNS: Final = 110
 
 
 def show(document: Mapping[str, Any], out: Console | None = None) -> None:
@@ -30,7 +32,7 @@ def show(document: Mapping[str, Any], out: Console | None = None) -> None:
 
 def srm_table(srm: Mapping[str, Any]) -> Table:
     """The units by arm, and the p-values that they fell so by the weights."""
-    table = Table(title=f"sample ratio, by {srm['unit']}", title_justify="left")
+    table = Table(title=f"sample ratio, by {srm['unit']}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in (f"{srm['unit']}s", "control", "treatment", "p", "p, always valid"):
         table.add_column(column, justify="right" if table.columns else "left")
     for which in ("all", "triggered"):
@@ -69,7 +71,9 @@ def _population(document: Mapping[str, Any]) -> Text:
 
 def _show_effects(document: Mapping[str, Any], out: Console) -> None:
     level = f"{1 - document['alpha']:.0%}"
-    out.print(_metrics(document, level))
+    wide = out.width >= _WIDE_COLUMNS
+    out.print(_metrics(document, level, wide=wide))
+    _show_reasons(document["metrics"], document["warnings"], out)
     primary, sequential = document["metrics"]["vehicles_viewed"], document["sequential"]
     if sequential["ci"] is not None:
         looks = f"{sequential['looks']} look{'' if sequential['looks'] == 1 else 's'}"
@@ -86,10 +90,11 @@ def _show_effects(document: Mapping[str, Any], out: Console) -> None:
             f"guardrail: {each['metric']} loses less than {each['margin']:.0%}: {verdict} (p {p_text(each['p'])})", highlight=False
         )
     if document["segments"]:
-        out.print(_segments(document, level))
+        out.print(_segments(document, level, wide=wide))
+        _show_reasons(document["segments"], document["warnings"], out)
         interaction = document["interaction"]
         told = interaction["reason"] if interaction["p"] is None else f"p {p_text(interaction['p'])}"
-        out.print(f"effects differ between segments: {told}", highlight=False)
+        out.print(f"effects differ between segments: {told}", highlight=False, soft_wrap=True)
 
 
 def _show_cuped(cuped: Mapping[str, Any], level: str, out: Console) -> None:
@@ -104,60 +109,79 @@ def _show_cuped(cuped: Mapping[str, Any], level: str, out: Console) -> None:
     )
 
 
-def _metrics(document: Mapping[str, Any], level: str) -> Table:
-    table = Table(title="triggered sessions, errors clustered by user", title_justify="left")
-    for column in ("metric", "control", "treatment", "effect", level, "relative", "p", "p, naive", "in all sessions"):
-        table.add_column(column, justify="right" if table.columns else "left")
-    reasons = []
+def _metrics(document: Mapping[str, Any], level: str, *, wide: bool) -> Table:
+    columns = [
+        "metric",
+        "control",
+        "treatment",
+        "effect",
+        level,
+        "p",
+        "p, naive",
+        *(["relative", "in all sessions"] if wide else []),
+    ]
+    table = _table("triggered sessions, errors clustered by user", columns, level)
     for name, each in document["metrics"].items():
         share = name in _SHARES
         told = each["p"] is not None  # before the planned end the interval doesn't hold either
-        table.add_row(
+        cells = [
             name,
             _number(each["control"], share=share),
             _number(each["treatment"], share=share),
             _number(each["effect"], share=share, sign=True),
             _interval(each["ci"], share=share) if told else "–",
-            "–" if each["rel"] is None else f"{each['rel']:+.1%}",
             p_text(each["p"]),
             p_text(each["naive"]["p"]),
+            _relative(each["rel"]),
             _number(each["diluted"]["effect"], share=share, sign=True),
-        )
-        if each["reason"]:
-            reasons.append(f"{name}: {each['reason']}")
-    if reasons:
-        table.caption, table.caption_justify = "\n".join(dict.fromkeys(reasons)), "left"
+        ]
+        table.add_row(*cells[: len(columns)])
     return table
 
 
-def _segments(document: Mapping[str, Any], level: str) -> Table:
+def _segments(document: Mapping[str, Any], level: str, *, wide: bool) -> Table:
     early = all(each["p"] is None for each in document["segments"].values())
-    table = Table(title="segments: effect on vehicles_viewed" + (", always valid" if early else ""), title_justify="left")
-    for column in (
-        "segment",
-        "sessions",
-        "control",
-        "treatment",
-        "effect",
-        level,
-        "relative",
-        "p" if early else "p, Holm",
-        "action",
-    ):
-        table.add_column(column, justify="left" if column in {"segment", "action"} else "right")
+    ci, p = ("ci_sequential", "p_sequential") if early else ("ci", "p_holm")
+    columns = ["segment", "sessions", "control", "treatment", "effect", level, "p" if early else "p, Holm", "action"]
+    columns += ["relative"] if wide else []
+    table = _table("segments: effect on vehicles_viewed" + (", always valid" if early else ""), columns, level)
     for name, each in document["segments"].items():
-        table.add_row(
+        cells = [
             Text(name),
             f"{each['sessions']:,}",
             _number(each["control"]),
             _number(each["treatment"]),
             _number(each["effect"], sign=True),
-            _interval(each["ci_sequential" if early else "ci"]),
-            "–" if each["rel"] is None else f"{each['rel']:+.1%}",
-            p_text(each["p_sequential" if early else "p_holm"]),
+            _interval(each[ci]),
+            p_text(each[p]),
             each["action"],
-        )
+            _relative(each["rel"]),
+        ]
+        table.add_row(*cells[: len(columns)])
     return table
+
+
+def _show_reasons(parts: Mapping[str, Mapping[str, Any]], warnings: Sequence[str], out: Console) -> None:
+    """Why numbers are missing, each reason once; what the warnings say anyway isn't repeated."""
+    names: dict[str, list[str]] = {}
+    for name, part in parts.items():
+        if part["reason"] and not any(warning.startswith(part["reason"]) for warning in warnings):
+            names.setdefault(part["reason"], []).append(name)
+    for reason, of in names.items():
+        out.print(Text(f"{', '.join(of)}: {reason}"), soft_wrap=True)
+
+
+def _table(title: str, columns: Sequence[str], level: str) -> Table:
+    """Only names and intervals are broken where the screen is narrow."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in columns:
+        left = column in {"metric", "segment", "action"}
+        table.add_column(column, justify="left" if left else "right", no_wrap=column not in {level, "segment"}, overflow="fold")
+    return table
+
+
+def _relative(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.1%}"
 
 
 def _number(value: float | None, *, share: bool = False, sign: bool = False) -> str:

@@ -1,14 +1,16 @@
 """The columns of a sessions file as Arrow has them, CSV (also .gz) or Parquet; what is in them is for others to check.
 
+Columns are read when they are asked for, so that the ids of ten million sessions and of their users are not in memory together.
 A CSV file is read with the types that it should have, which is fast. Where that fails it is read again as bytes, slowly, so that
 what checks the columns finds the bad value, and its row.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
@@ -20,6 +22,7 @@ from schemas.sessions import COLUMNS, SCHEMA
 
 REQUIRED: Final = tuple(column.name for column in COLUMNS if column.required)
 _READ: Final = tuple(column.name for column in COLUMNS if column.name != "policy")  # which is of no use here
+_LARGEST: Final = "session_id"
 _INSTANT: Final = pa.timestamp("ns", "UTC")
 _NAME: Final = pa.dictionary(pa.int32(), pa.string())
 _CSV_TYPES: Final[Mapping[str, Any]] = {
@@ -34,40 +37,67 @@ _PARQUET: Final = b"PAR1"
 _GZIP: Final = b"\x1f\x8b"
 
 
-def columns_in(path: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The known columns of a file that aren't empty throughout, and the names of the unknown ones."""
+class Columns:
+    """The columns of a file. ``unknown`` are the names that nobody knows."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        with _readable(path):
+            with open(path, "rb") as file:
+                magic = file.read(4)
+            if not magic:
+                msg = f"{path}: is empty, must have a header with {', '.join(REQUIRED)}"
+                raise ConfigError(msg)
+            self._parquet = pq.ParquetFile(path) if magic == _PARQUET else None
+            self._packed = magic.startswith(_GZIP)
+            names = _header(path, self._packed) if self._parquet is None else list(map(str, self._parquet.schema_arrow.names))
+        _check_names(names, path)
+        self._left = {name for name in names if name in _READ}
+        self._read: dict[str, Any] = {}
+        self.unknown = tuple(name for name in names if name not in SCHEMA.names)
+
+    def take(self, name: str) -> Any:
+        """A column, once; ``None`` when the file has none, or an optional one that is empty throughout."""
+        if name not in self._left:
+            return None
+        self._left.remove(name)
+        pa.default_memory_pool().release_unused()  # of the columns before
+        if name not in self._read:
+            with _readable(self._path):
+                self._read.update(self._columns(name))
+        column = self._read.pop(name)
+        return column if name in REQUIRED or column.null_count < max(1, len(column)) else None
+
+    def _columns(self, name: str) -> dict[str, Any]:
+        """The column; of a CSV file all others too, for to read it is to go through it all."""
+        if self._parquet is not None:
+            return {name: self._parquet.read(columns=[name]).column(0)}
+        wanted = [name] if name == _LARGEST else sorted({name, *self._left} - {_LARGEST})
+        table = _csv(self._path, self._packed, wanted)
+        return {each: table[each] for each in wanted}
+
+
+@contextlib.contextmanager
+def _readable(path: str) -> Iterator[None]:
     try:
-        with open(path, "rb") as file:
-            magic = file.read(4)
-        if not magic:
-            msg = f"{path}: is empty, must have a header with {', '.join(REQUIRED)}"
-            raise ConfigError(msg)
-        table, names = _parquet(path) if magic == _PARQUET else _csv(path, packed=magic.startswith(_GZIP))
+        yield
     except (OSError, EOFError, ValueError, csv.Error) as error:  # Arrow's are OSError or ValueError
-        msg = f"--sessions == {path}, must be a readable CSV or Parquet file: {str(error).splitlines()[0][:200]}"
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        msg = f"--sessions == {path}, must be a readable CSV or Parquet file: {reason}"
         raise ConfigError(msg) from error
-    columns = {name: table[name] for name in table.column_names}
-    kept = {name: column for name, column in columns.items() if name in REQUIRED or column.null_count < max(1, len(column))}
-    return kept, tuple(name for name in names if name not in SCHEMA.names)
 
 
-def _parquet(path: str) -> tuple[Any, list[str]]:
-    file = pq.ParquetFile(path)
-    names = [str(name) for name in file.schema_arrow.names]
-    _check_names(names, path)
-    return file.read(columns=[name for name in names if name in _READ]), names
-
-
-def _csv(path: str, *, packed: bool) -> tuple[Any, list[str]]:
+def _header(path: str, packed: bool) -> list[str]:
     text: Any = {"encoding": "utf-8-sig", "errors": "replace", "newline": ""}  # what isn't UTF-8 is told with its row
     with gzip.open(path, "rt", **text) if packed else open(path, **text) as file:
-        names = next(csv.reader(file), [])
-    _check_names(names, path)
-    wanted = [name for name in names if name in _READ]
+        return next(csv.reader(file), [])
+
+
+def _csv(path: str, packed: bool, wanted: Sequence[str]) -> Any:
     try:
-        return _read_csv(path, packed, {name: _CSV_TYPES[name] for name in wanted}), names
+        return _read_csv(path, packed, {name: _CSV_TYPES[name] for name in wanted})
     except pa.ArrowInvalid:
-        return _explained_csv(path, packed, wanted), names
+        return _explained_csv(path, packed, wanted)
 
 
 def _explained_csv(path: str, packed: bool, wanted: Sequence[str]) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
@@ -19,9 +19,9 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from experiments.sessions import CONTROL, NO_SEGMENT, TREATMENT, Flags, Floats, Sessions, where
+from experiments.sessions import CONTROL, NO_SEGMENT, TREATMENT, Flags, Ints, Sessions, where
 from pipelines.session_columns import Codes, Place, dates_of, days_of, flags_of, ids_of, instants_of, names_of, numbers_of
-from pipelines.session_table import REQUIRED, columns_in
+from pipelines.session_table import REQUIRED, Columns
 from schemas.errors import ConfigError
 from schemas.experiments import CONTROL as CONTROL_NAME
 from schemas.sessions import SCHEMA
@@ -49,30 +49,26 @@ def read_sessions(path: str, arms: Sequence[str] = ARMS) -> Sessions:
 
 def read_sessions_file(path: str, arms: Sequence[str] = ARMS, *, holdout: bool = False) -> SessionsFile:
     """What is in a file; with ``holdout``, only the rows that have it. ``ConfigError`` says what can't be used, and where."""
-    columns, unknown = columns_in(path)
-    if holdout and "holdout" not in columns:
-        msg = f"{path}: has no column holdout, must have one for --holdout"
-        raise ConfigError(msg)
-    of_rows, names = names_of(columns.pop("arm"), Place(path, "arm"))
-    counts = np.bincount(of_rows, minlength=len(names))
+    columns = Columns(path)
+    session = ids_of(columns.take("session_id"), Place(path, "session_id")).codes  # first: nothing else is in memory then
+    of_rows, names = names_of(columns.take("arm"), Place(path, "arm"))
     if names and not set(arms) & set(names):
         msg = f"--arms == {','.join(arms)}, must be two of those in {path}: {', '.join(names)}"
         raise ConfigError(msg)
+    counts = np.bincount(of_rows, minlength=len(names))
     others = {name: int(count) for name, count in zip(names, counts, strict=True) if name not in arms}
-    code_of = {name: code for code, name in enumerate(names)}
-    control, treatment = (of_rows == code_of.get(arm, -1) for arm in arms)
+    control, treatment = (of_rows == names.index(arm) if arm in names else np.zeros(len(of_rows), bool) for arm in arms)
     kept = control | treatment
     if holdout:
-        kept &= flags_of(columns["holdout"], Place(path, "holdout"), unknown=True) == 1
-    sessions = _sessions(columns, np.where(treatment, TREATMENT, CONTROL).astype(np.int8), path)
+        flags = columns.take("holdout")
+        if flags is None:
+            msg = f"{path}: has no column holdout, must have one for --holdout"
+            raise ConfigError(msg)
+        kept &= flags_of(flags, Place(path, "holdout"), unknown=True) == 1
+    sessions = _sessions(columns, session.astype(np.int64), np.where(treatment, TREATMENT, CONTROL).astype(np.int8), path)
     vary = _vary(columns, control & kept, treatment & kept, path)
-    return SessionsFile(_ordered(_only(sessions, kept)), others, unknown, vary)
-
-
-def read_all_sessions(path: str) -> Sessions:
-    """All sessions in a file, in order of time, whatever arm they are in and if they are in none; all count as control."""
-    columns, _ = columns_in(path)
-    return _ordered(_sessions(columns, np.full(len(columns.pop("arm")), CONTROL, np.int8), path))
+    pa.default_memory_pool().release_unused()
+    return SessionsFile(_ordered(_only(sessions, kept)), others, columns.unknown, vary)
 
 
 def write_sessions_file(rows: Any, path: str) -> None:
@@ -98,41 +94,36 @@ def write_sessions_file(rows: Any, path: str) -> None:
             pacsv.write_csv(table, packed)
 
 
-def _sessions(columns: dict[str, Any], arm: Any, path: str) -> Sessions:
-    """All rows; takes each column out of ``columns``, so that its text is gone before the next becomes numbers."""
+def _sessions(columns: Columns, session: Ints, arm: Any, path: str) -> Sessions:
+    """All rows; a column's text is gone before the next is read."""
 
-    def numbers(name: str, **how: Any) -> Floats | None:
-        return numbers_of(columns.pop(name), Place(path, name), **how) if name in columns else None
+    def given(name: str, read: Callable[..., Any], **how: Any) -> Any:
+        """What a column holds; ``None`` without the column."""
+        column = columns.take(name)
+        return None if column is None else read(column, Place(path, name), **how)
 
-    session = ids_of(columns.pop("session_id"), Place(path, "session_id")).codes.astype(np.int64)
-    user, users = _users(ids_of(columns.pop("user_id"), Place(path, "user_id"), optional=True), session)
-    started = instants_of(columns.pop("started_at"), Place(path, "started_at")) if "started_at" in columns else None
-    if "day" in columns:
-        day, days = days_of(columns.pop("day"), Place(path, "day"))
-    else:
-        day, days = (np.zeros(len(session), np.int32), ("all",)) if started is None else dates_of(started)
-    segment, segments = np.full(len(session), NO_SEGMENT, np.int32), tuple[str, ...]()
-    if "primary_segment" in columns:
-        segment, segments = names_of(columns.pop("primary_segment"), Place(path, "primary_segment"), optional=True)
-    count, vehicles = numbers("segment_count", whole=True), numbers("vehicles_viewed")
-    assert count is not None, "a required column"
-    assert vehicles is not None, "a required column"
+    user, users = _users(given("user_id", ids_of, optional=True), session)
+    started = given("started_at", instants_of)
+    nowhen = (np.zeros(len(session), np.int32), ("all",))
+    day, days = given("day", days_of) or (nowhen if started is None else dates_of(started))
+    nowhere = (np.full(len(session), NO_SEGMENT, np.int32), tuple[str, ...]())
+    segment, segments = given("primary_segment", names_of, optional=True) or nowhere
     return Sessions(
-        session,
-        user,
-        users,
-        arm,
-        count.astype(np.int64),
-        segment.astype(np.int64),
-        segments,
-        day.astype(np.int64),
-        days,
-        vehicles,
-        numbers("impressions"),
-        numbers("clicks"),
-        flags_of(columns.pop("lead"), Place(path, "lead")) if "lead" in columns else None,
-        numbers("pre_vehicles", unknown=True),
-        started,
+        session=session,
+        user=user,
+        users=users,
+        arm=arm,
+        segment_count=given("segment_count", numbers_of, whole=True).astype(np.int64),
+        segment=segment.astype(np.int64),
+        segments=segments,
+        day=day.astype(np.int64),
+        days=days,
+        vehicles=given("vehicles_viewed", numbers_of),
+        impressions=given("impressions", numbers_of),
+        clicks=given("clicks", numbers_of),
+        lead=given("lead", flags_of),
+        pre=given("pre_vehicles", numbers_of, unknown=True),
+        started=started,
     )
 
 
@@ -147,11 +138,12 @@ def _users(found: Codes, session: Any) -> tuple[Any, int]:
     return user, users
 
 
-def _vary(columns: dict[str, Any], control: Flags, treatment: Flags, path: str) -> bool:
+def _vary(columns: Columns, control: Flags, treatment: Flags, path: str) -> bool:
     """Whether the rows of an arm differ in the probability of getting it."""
-    if "arm_probability" not in columns:
+    column = columns.take("arm_probability")
+    if column is None:
         return False
-    values = numbers_of(columns["arm_probability"], Place(path, "arm_probability"), unknown=True)
+    values = numbers_of(column, Place(path, "arm_probability"), unknown=True)
     good = ~(values > 1) & ~(values <= 0)
     if not good.all():
         raise Place(path, "arm_probability").fault(int(np.argmin(good)), float(values[np.argmin(good)]), "above 0 and at most 1")
