@@ -141,7 +141,7 @@ def tastes_of(visits: Visits, users: int, rng: np.random.Generator) -> Tastes:
     segments = np.where(swapped[:, None], both[:, ::-1], both)
     segments[rng.random(users) >= SHARE_WITH_TWO, 1] = NO_SEGMENT
     segments[(rng.random(users) < SHARE_WITHOUT_SEGMENTS) | (fuels < 0)] = NO_SEGMENT
-    scores = -np.sort(-rng.uniform(0.5, 1.0, (users, 2)).round(3), axis=1)
+    scores = rng.uniform((0.75, 0.5), (1.0, 0.75), (users, 2)).round(4) + (0.001, 0)  # never the same
     return Tastes(segments, scores)
 
 

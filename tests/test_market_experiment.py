@@ -125,9 +125,8 @@ def test_every_session_is_exposed_as_it_is_assigned_soon_after_it_begins(planted
         exposure, start = exposure_of(event["experiment"]), starts[event["session_id"]]
         at = parse_instant(event["event_time"])
         assert 0 <= at - parse_instant(start["event_time"]) <= 500
-        assert decode_event(json.dumps(event).encode(), attributes, None).event.experiment == json.loads(
-            json.dumps(event["experiment"])
-        )
+        decoded = decode_event(json.dumps(event).encode(), attributes, None).event
+        assert exposure_of(decoded.experiment) == exposure
         user = event["user_id"] or event["anonymous_id"]
         assigned = assign(EXPERIMENTS, "featured", session=event["session_id"], user=user, now=at)
         assigned = with_segment(assigned, exposure.segment, EXPERIMENTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from collections.abc import Callable, Iterable
@@ -53,7 +54,8 @@ def write_sessions(path: str, days: Iterable[pa.Table]) -> int:
         msg = f"--sessions == {path}, must be writable: {error.strerror or error}"
         raise StoreError(msg) from error
     finally:
-        pending.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            pending.unlink()
     return rows
 
 
