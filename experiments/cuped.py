@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from experiments.effect import ALPHA, Effect, effect_of, sums_of
+from experiments.effect import ALPHA, Effect, effect_of, finite, sums_of
 from experiments.sessions import Flags, Floats, Sessions
 
 NOT_KNOWN: Final = "pre_vehicles is not known: there is nothing to adjust by"
@@ -46,18 +46,18 @@ def cuped_of(sessions: Sessions, y: Floats, alpha: float = ALPHA) -> Cuped:
         return Cuped(covered=covered, reason=NO_SPREAD)
     theta, values = adjusted
     found, plain = _effect(sessions, values, alpha), _effect(sessions, y, alpha)
-    ratio = (found.se / plain.se) ** 2 if found.se is not None and plain.se else None
-    return Cuped(theta, found.effect, found.se, found.ci, found.p, covered, found.reason, ratio)
+    narrower = found.se / plain.se if found.se is not None and plain.se else math.inf
+    return Cuped(theta, found.effect, found.se, found.ci, found.p, covered, found.reason, finite(narrower * narrower))
 
 
 def adjusted_by(y: Floats, pre: Floats, known: Flags) -> tuple[float, Floats] | None:
     """θ over both arms, ``cov(y, pre) / var(pre)``, and ``y - θ (pre - mean)`` where that is known; ``None`` without spread."""
     before = pre[known]
     with np.errstate(over="ignore", invalid="ignore"):
-        mean = before.mean()
+        mean = float(before.mean())
         away = np.where(known, pre - mean, 0.0)
         spread = float(away @ away)
-        if not spread > 1e-24 * len(before) * max(float(mean) ** 2, 1e-300) or not math.isfinite(spread):
+        if not len(before) * max(mean * mean, 1e-300) * 1e-24 < spread < math.inf:
             return None
         theta = float(away @ y) / spread  # ``away`` adds up to 0: no need to centre ``y``
         return (theta, y - theta * away) if math.isfinite(theta) else None

@@ -36,7 +36,8 @@ class Sums(NamedTuple):
 
     def plus(self, other: Sums) -> Sums:
         """Of both parts together."""
-        return Sums(self.x + other.x, self.d + other.d, self.sessions + other.sessions)
+        with np.errstate(over="ignore"):
+            return Sums(self.x + other.x, self.d + other.d, self.sessions + other.sessions)
 
 
 class Effect(NamedTuple):

@@ -59,7 +59,7 @@ def half_width(variance: float, n: float, planned: float, alpha: float = ALPHA) 
     1.55
     """
     r = n * _rho2(planned, alpha)
-    return math.sqrt(variance * (1 + 1 / r) * (math.log1p(r) - 2 * math.log(alpha)))
+    return math.sqrt(variance) * math.sqrt((1 + 1 / r) * (math.log1p(r) - 2 * math.log(alpha)))
 
 
 def p_value(effect: float, variance: float, n: float, planned: float, alpha: float = ALPHA) -> float:
@@ -107,7 +107,8 @@ def add_sessions(sums: Sums, x: Floats, d: Floats | None, arm: NDArray[np.int8],
     """The sessions added to the sums where they stand, at a cost that doesn't grow with the users."""
     place = user + sums.x.shape[1] * arm.astype(np.int64)
     for total, values in zip(sums, (x, 1.0 if d is None else d, 1.0), strict=True):
-        np.add.at(total.reshape(-1), place, values)
+        with np.errstate(over="ignore"):  # an effect of what is too large has a reason, not a number
+            np.add.at(total.reshape(-1), place, values)
 
 
 def _days(day: Ints) -> Iterator[tuple[int, slice | Ints]]:

@@ -64,14 +64,14 @@ def drawn(seed: int, n: int = 400, users: int = 60, *, by_user: bool = False, se
 
 
 @st.composite
-def tables(draw: st.DrawFn, least: int = 0, most: int = 30) -> Sessions:
+def tables(draw: st.DrawFn, least: int = 0, most: int = 30, largest: float = 1e6) -> Sessions:
     """Small tables of any kind: empty, of one arm, of one user, all alike, nothing to divide by, without any ``pre``."""
     count = draw(st.integers(least, most))
 
     def column(values: st.SearchStrategy[Any]) -> Any:
         return draw(st.lists(values, min_size=count, max_size=count))
 
-    amounts = draw(st.sampled_from([st.integers(0, 5), st.just(2), st.just(0.1), st.floats(0, 1e6)]))
+    amounts = draw(st.sampled_from([st.integers(0, 5), st.just(2), st.just(0.1), st.floats(0, largest)]))
     return table(
         column(draw(st.sampled_from([st.integers(0, 1), st.just(CONTROL), st.just(TREATMENT)]))),
         column(st.integers(0, draw(st.integers(0, 12)))),
@@ -79,10 +79,10 @@ def tables(draw: st.DrawFn, least: int = 0, most: int = 30) -> Sessions:
         session=column(st.integers(0, 20)),
         segment=column(st.integers(NO_SEGMENT, 3)),
         day=sorted(column(st.integers(0, 4))),
-        impressions=column(draw(st.sampled_from([st.integers(0, 4), st.just(0)]))),
+        impressions=column(draw(st.sampled_from([st.integers(0, 4), st.just(0), st.floats(0, largest)]))),
         clicks=column(draw(st.sampled_from([st.integers(0, 4), st.just(0)]))),
         pre=column(
-            draw(st.sampled_from([st.just(math.nan), st.just(0.1), st.integers(0, 5), st.floats(0, 9) | st.just(math.nan)]))
+            draw(st.sampled_from([st.just(math.nan), st.just(0.1), st.integers(0, 5), st.floats(0, largest) | st.just(math.nan)]))
         ),
     )
 

@@ -91,6 +91,6 @@ def test_where_everything_was_known_before_no_variance_is_left() -> None:
 
 
 @settings(max_examples=50)
-@given(tables())
+@given(tables(largest=1e308))
 def test_whatever_the_table_holds_the_result_is_plain(sessions: Sessions) -> None:
     assert_plain(cuped_of(sessions, sessions.vehicles))

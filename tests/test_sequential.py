@@ -116,7 +116,15 @@ def test_a_look_is_the_effect_of_the_sessions_so_far(by_user: bool) -> None:
 def test_also_of_small_tables(sessions: Sessions) -> None:
     whole = sessions._replace(vehicles=np.floor(sessions.vehicles))
     assert_is_as_cut_off(whole, whole.vehicles, None)
-    assert_plain([look._replace(reason=None, p=look.p or 1.0) for look in looks_of(sessions, sessions.vehicles, None)])
+
+
+@settings(max_examples=40)
+@given(tables(largest=1e308))
+def test_whatever_the_table_holds_a_look_is_plain(sessions: Sessions) -> None:
+    for x, d in ((sessions.vehicles, None), (sessions.clicks, sessions.impressions)):
+        assert x is not None
+        for look in looks_of(sessions, x, d):
+            assert_plain(look)
 
 
 @settings(max_examples=40)
