@@ -57,6 +57,7 @@ _PARSE_THEMSELVES: Final = {
     "experiment srm": ("pipelines.srm", "Whether the arms got the shares of units that they were meant to."),
     "experiment sessions": ("pipelines.experiment", "The sessions table of an experiment, from the archive."),
     "experiment power": ("pipelines.power", "How many sessions and days an experiment needs."),
+    "experiment report": ("pipelines.experiment_report", "What came of an experiment, as a page with plots."),
     "experiment controller": ("pipelines.controller", "Segments ramped up or rolled back, by their always-valid effects."),
     "experiment bandit": ("pipelines.bandit", "The share each arm should get next, by segment; values of other policies."),
     "access mint": ("pipelines.access", "A new bearer key for the gateway."),

@@ -3,53 +3,23 @@
 from __future__ import annotations
 
 import datetime as dt
-import io
-import re
 from typing import Any, Final
 
 import matplotlib as mpl
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.dates import AutoDateLocator, DateFormatter
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from pipelines.page_plots import INK, NEW, OLD, PAPER, QUIET, SUGGESTED, figure_of, style_of, svg_of
 from schemas.backtest import Measured, Segment
 
-# What stands for a variable of the page while matplotlib draws.
-INK, QUIET, LINE, OLD, NEW, SUGGESTED, PAPER = (f"#0{number}0f0{number}" for number in range(1, 8))
-VARIABLES: Final = {
-    INK: "ink",
-    QUIET: "quiet",
-    LINE: "line",
-    OLD: "old",
-    NEW: "new",
-    SUGGESTED: "suggested",
-    PAPER: "paper",
-}
 SIZE_INCHES: Final = (5.4, 3.6)
 LABELLED: Final = (0.2, 0.4, 0.6, 0.8)  # thresholds
-_STYLE: Final = {
-    "svg.fonttype": "none",
-    "font.size": 10,
-    "text.color": INK,
-    "axes.labelcolor": QUIET,
-    "axes.edgecolor": LINE,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": LINE,
-    "ytick.color": LINE,
-    "xtick.labelcolor": QUIET,
-    "ytick.labelcolor": QUIET,
-    "grid.color": LINE,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-}
 
 
 def curve_of(segment: Segment) -> str:
     """Precision over recall of each threshold, with the old rule, the new one and the suggested threshold marked."""
-    with mpl.rc_context(_style(f"curve {segment.segment}")):
-        figure, axes = _figure()
+    with mpl.rc_context(style_of(f"curve {segment.segment}")):
+        figure, axes = figure_of(SIZE_INCHES)
         points = [(point.recall, point.precision, point) for point in segment.sweep if point.precision is not None]
         axes.plot([x for x, _, _ in points], [y for _, y, _ in points], color=QUIET, linewidth=1.5, marker="o", markersize=3.5)
         for recall, precision, point in points:
@@ -63,13 +33,13 @@ def curve_of(segment: Segment) -> str:
         axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
         if axes.get_legend_handles_labels()[1]:
             axes.legend(frameon=False, loc="best", fontsize=9, labelcolor=INK, handletextpad=0.4)
-        return _svg(figure, f"Precision over recall of {segment.segment} at each threshold")
+        return svg_of(figure, f"Precision over recall of {segment.segment} at each threshold")
 
 
 def members_of(segment: Segment, first: str) -> str:
     """The members at each day's end under both rules; ``first`` is the first day."""
-    with mpl.rc_context(_style(f"members {segment.segment}")):
-        figure, axes = _figure(right=0.84)
+    with mpl.rc_context(style_of(f"members {segment.segment}")):
+        figure, axes = figure_of(SIZE_INCHES, right=0.84)
         start, ends = dt.date.fromisoformat(first), []
         for name, side, colour, style in (("old", segment.old, OLD, "--"), ("new", segment.new, NEW, "-")):
             if side is not None:
@@ -87,40 +57,7 @@ def members_of(segment: Segment, first: str) -> str:
         axes.xaxis.set_major_locator(AutoDateLocator(minticks=1, maxticks=6, interval_multiples=False))
         axes.xaxis.set_major_formatter(DateFormatter("%-d %b"))
         axes.margins(x=0.06)
-        return _svg(figure, f"Members of {segment.segment} by day, old rule and new rule")
-
-
-def inline(svg: str, label: str) -> str:
-    """A figure of matplotlib's as part of a page: no names, no addresses, colours by variable.
-
-    >>> inline('<?xml?><!DOCTYPE x><svg xmlns="http://x" width="9pt" height="9pt"><g id="a"/><path fill="#010f01"/></svg>', "a & b")
-    '<svg role="img" aria-label="a &amp; b"><g/><path fill="var(--ink)"/></svg>'
-    """
-    svg = svg[svg.index("<svg") :].strip()
-    svg = re.sub(r"\s*<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\s(?:xmlns(?::\w+)?|version)="[^"]*"', "", svg)
-    svg = re.sub(r"<svg\b([^>]*)>", lambda found: "<svg" + re.sub(r' (?:width|height)="[^"]*"', "", found[1]) + ">", svg, count=1)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r"font-family: [^;\"]*", "font-family: inherit", svg)
-    svg = re.sub(r"font: ((?:\w+ )*)([\d.]+)px [^;\"]*", r"font: \1\2px var(--font)", svg)
-    for colour, name in VARIABLES.items():
-        svg = svg.replace(colour, f"var(--{name})")
-    escaped = label.replace("&", "&amp;").replace('"', "&quot;")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{escaped}"', 1)
-
-
-def _style(salt: str) -> Any:
-    return {**_STYLE, "svg.hashsalt": salt}  # ids differ from one figure of a page to the next
-
-
-def _figure(right: float = 0.98) -> tuple[Figure, Any]:
-    figure = Figure(figsize=SIZE_INCHES)
-    figure.patch.set_alpha(0)
-    axes = figure.add_axes((0.12, 0.14, right - 0.12, 0.83))
-    axes.patch.set_alpha(0)
-    axes.grid(linewidth=0.6)
-    axes.tick_params(length=0)
-    return figure, axes
+        return svg_of(figure, f"Members of {segment.segment} by day, old rule and new rule")
 
 
 def _mark(axes: Any, point: Measured, colour: str, marker: str, size: float, name: str, *, interval: bool) -> None:
@@ -145,9 +82,3 @@ def _apart(ends: list[tuple[Any, ...]], top: float) -> list[float]:
         middle = sum(heights) / 2
         heights = [middle + gap / 2, middle - gap / 2]
     return heights
-
-
-def _svg(figure: Figure, label: str) -> str:
-    sink = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(sink, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return inline(sink.getvalue(), label)
