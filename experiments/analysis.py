@@ -29,7 +29,7 @@ def analyse(
         "all": _by_arm(everyone),
         "triggered": _by_arm(core),
         "users": distinct(everyone.user),
-        "users_in_both_arms": users_in_both_arms(sessions),
+        "users_in_both_arms": units.units_in_both_arms if settings.unit == "user" else users_in_both_arms(sessions),
         "trigger_rate": core.rows / everyone.rows if everyone.rows else None,
         "units": units.units,
         "units_in_both_arms": units.units_in_both_arms,

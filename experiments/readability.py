@@ -47,7 +47,7 @@ def share_of_one_user(sums: Sums) -> float | None:
 
 def without_numbers(part: Any, reason: str) -> Any:
     """A part of the document in its shape, each number ``None``, each reason ``reason``; no action is advised."""
-    if isinstance(part, list):
+    if isinstance(part, list) and all(isinstance(each, Mapping) for each in part):
         return [without_numbers(each, reason) for each in part]
     if not isinstance(part, Mapping):
         return None
