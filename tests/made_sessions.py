@@ -64,7 +64,7 @@ def drawn(seed: int, n: int = 400, users: int = 60, *, by_user: bool = False, se
 
 
 @st.composite
-def tables(draw: st.DrawFn, least: int = 0, most: int = 30, largest: float = 1e6) -> Sessions:
+def tables(draw: st.DrawFn, least: int = 0, most: int = 16, largest: float = 1e6) -> Sessions:
     """Small tables of any kind: empty, of one arm, of one user, all alike, nothing to divide by, without any ``pre``."""
     count = draw(st.integers(least, most))
 

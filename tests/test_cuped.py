@@ -90,7 +90,7 @@ def test_where_everything_was_known_before_no_variance_is_left() -> None:
     assert found.p is None
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(tables(largest=1e308))
 def test_whatever_the_table_holds_the_result_is_plain(sessions: Sessions) -> None:
     assert_plain(cuped_of(sessions, sessions.vehicles))

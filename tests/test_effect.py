@@ -16,7 +16,7 @@ from experiments.effect import ALPHA, Effect, Sums, effect_of, is_nothing, pulls
 from experiments.sessions import CONTROL, TREATMENT, Sessions, dense, triggered, where
 from tests.made_sessions import assert_plain, drawn, table, tables
 
-FEW = settings(max_examples=50)
+FEW = settings(max_examples=30)
 
 
 def mean_of(sessions: Sessions, alpha: float = ALPHA) -> Effect:

@@ -36,7 +36,7 @@ def test_it_equals_the_clustered_contrast(margin: float, ratio: bool) -> None:
     assert found.low == pytest.approx(contrast.conf_int(alpha=0.1)[0, 0], rel=1e-6)  # one side of 5 % is a two-sided 90 %
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(tables(largest=1e308), st.floats(0, 0.9), st.floats(0.01, 0.5))
 def test_it_passes_exactly_when_p_is_below_the_level_and_is_plain(sessions: Sessions, margin: float, alpha: float) -> None:
     found = guardrail_of("vehicles_viewed", margin, mean_sums(sessions), alpha)

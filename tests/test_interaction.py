@@ -115,8 +115,8 @@ def test_three_users_cannot_tell_four_segments_apart() -> None:
     assert (found.p, found.reason) == (None, "too few users: one segment's effect follows from the others'")
 
 
-@settings(max_examples=50)
-@given(tables(most=60, largest=1e308))
+@settings(max_examples=30)
+@given(tables(most=40, largest=1e308))
 def test_whatever_the_table_holds_the_result_is_plain(sessions: Sessions) -> None:
     assert sessions.clicks is not None
     assert_plain(interaction_of(sessions, sessions.vehicles))

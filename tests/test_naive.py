@@ -77,7 +77,7 @@ def test_what_cannot_be_told_has_a_reason(sessions: Sessions, of_mean: str, of_r
         assert found.reason.startswith(reason)
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(tables(largest=1e308))
 def test_whatever_the_table_holds_the_result_is_plain(sessions: Sessions) -> None:
     assert sessions.clicks is not None

@@ -111,14 +111,14 @@ def test_a_look_is_the_effect_of_the_sessions_so_far(by_user: bool) -> None:
     assert_is_as_cut_off(sessions, sessions.clicks, sessions.impressions)
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(tables())
 def test_also_of_small_tables(sessions: Sessions) -> None:
     whole = sessions._replace(vehicles=np.floor(sessions.vehicles))
     assert_is_as_cut_off(whole, whole.vehicles, None)
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(tables(largest=1e308))
 def test_whatever_the_table_holds_a_look_is_plain(sessions: Sessions) -> None:
     for x, d in ((sessions.vehicles, None), (sessions.clicks, sessions.impressions)):
@@ -127,7 +127,7 @@ def test_whatever_the_table_holds_a_look_is_plain(sessions: Sessions) -> None:
             assert_plain(look)
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(tables(least=1), st.randoms())
 def test_the_order_of_rows_does_not_matter(sessions: Sessions, random: Any) -> None:
     order = list(range(sessions.rows))
@@ -139,7 +139,7 @@ def test_the_order_of_rows_does_not_matter(sessions: Sessions, random: Any) -> N
         assert look.p == (None if other.p is None else pytest.approx(other.p, rel=1e-6))
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.integers(1, 12))
 def test_the_running_p_never_rises(seed: int, days: int) -> None:
     sessions = drawn(seed, n=80, users=20, days=days)

@@ -102,6 +102,7 @@ def test_the_sequential_p_never_rises_from_look_to_look(parts: list[tuple[int, i
     assert ps[: len(ps) - len(known)] == [None] * (len(ps) - len(known))
 
 
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 9_000), min_size=2, max_size=2), st.floats(0.1, 50))
 def test_only_the_ratio_of_the_weights_counts(counts: list[int], times: float) -> None:
     for test in (srm_of, lambda counts, weights: sequential_srm([counts], weights)):
@@ -135,7 +136,7 @@ def test_a_unit_counts_from_its_first_day_on() -> None:
     assert counts_by_look(sessions, "session").tolist() == [[1, 0], [2, 1], [2, 1], [3, 2]]
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(tables())
 def test_counts_by_look_equal_sets(sessions: Sessions) -> None:
     rows = list(zip(sessions.day.tolist(), sessions.arm.tolist(), sessions.user.tolist(), strict=True))

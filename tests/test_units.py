@@ -37,14 +37,14 @@ def row_by_row(sessions: Sessions, unit: Unit) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("unit", UNITS)
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(sessions=tables())
 def test_it_equals_going_row_by_row(unit: Unit, sessions: Sessions) -> None:
     found = screened(sessions, unit)
     assert (found.sessions.vehicles.tolist(), *found[1:]) == row_by_row(sessions, unit)
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(tables())
 def test_what_was_screened_has_nothing_left_to_screen(sessions: Sessions) -> None:
     for unit in UNITS:
