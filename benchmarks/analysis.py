@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -41,13 +43,14 @@ _AGREE: Final = 1e-6
 
 
 class Result(NamedTuple):
-    """One whole process: seconds, and its peak memory."""
+    """One whole process: seconds, those of the processor (which others on the machine don't change), and its peak memory."""
 
     what: str
     file: str
     sessions: int
     file_mb: float
     seconds: float
+    cpu_s: float
     sessions_per_s: float
     peak_mb: float
 
@@ -101,10 +104,7 @@ def tables_of(folder: Path, sessions: int, say: Callable[[str], None]) -> list[P
             first = next(chunks)
             packed = stack.enter_context(pq.ParquetWriter(parquet, first.schema))
             lines = stack.enter_context(pacsv.CSVWriter(text, _as_text(first).schema))
-            for chunk in (first, *[]):
-                packed.write_table(chunk)
-                lines.write_table(_as_text(chunk))
-            for chunk in chunks:
+            for chunk in itertools.chain([first], chunks):
                 packed.write_table(chunk)
                 lines.write_table(_as_text(chunk))
     return [parquet, text]
@@ -159,16 +159,17 @@ def peer(path: Path, sessions: int, say: Callable[[str], None]) -> tuple[Result,
 def _measured(
     what: str, command: Sequence[str], path: Path, sessions: int, say: Callable[[str], None]
 ) -> tuple[Result, dict[str, Any]]:
-    began = time.monotonic()
+    began, used = time.monotonic(), _cpu_of_children()
     with tempfile.TemporaryFile() as printed:
         process = subprocess.Popen(command, stdout=printed, stderr=subprocess.DEVNULL)
         peak = _peak_while_running(process)
-        seconds = time.monotonic() - began
+        seconds, cpu = time.monotonic() - began, _cpu_of_children() - used
         printed.seek(0)
         document = json.load(printed)
-    say(f"{what}, {path.name}: {seconds:.1f} s, {peak:,.0f} MB")
+    say(f"{what}, {path.name}: {seconds:.1f} s ({cpu:.1f} s of processor), {peak:,.0f} MB")
     size = path.stat().st_size / 1e6
-    return Result(what, path.suffix[1:], sessions, round(size), round(seconds, 2), round(sessions / seconds), round(peak)), document
+    figures = (round(size), round(seconds, 2), round(cpu, 2), round(sessions / seconds), round(peak))
+    return Result(what, path.suffix[1:], sessions, *figures), document
 
 
 def _peak_while_running(process: subprocess.Popen[bytes]) -> float:
@@ -179,6 +180,11 @@ def _peak_while_running(process: subprocess.Popen[bytes]) -> float:
             peak = max(peak, memory_mb(process.pid, "VmHWM"))
         time.sleep(SAMPLED_S)
     return peak
+
+
+def _cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _agree(document: dict[str, Any], found: dict[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""The sessions table as a file: CSV (also .gz) or Parquet in, arrays out; and rows out to a file.
+"""A sessions file, CSV (also .gz) or Parquet, as arrays.
 
 What the columns are is said in ``schemas.sessions``. They may stand in any order; unknown ones are left alone. A file that can't be
 used is refused whole, with file, row, column and value.
@@ -6,25 +6,17 @@ used is refused whole, with file, row, column and value.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import IO, Any, Final, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 
 from experiments.sessions import CONTROL, NO_SEGMENT, TREATMENT, Flags, Ints, Sessions, where
 from pipelines.session_columns import Codes, Place, dates_of, days_of, flags_of, ids_of, instants_of, names_of, numbers_of
-from pipelines.session_table import REQUIRED, Columns
+from pipelines.session_table import Columns
 from schemas.errors import ConfigError
 from schemas.experiments import CONTROL as CONTROL_NAME
-from schemas.sessions import SCHEMA
 
 ARMS: Final = (CONTROL_NAME, "treatment")
 _ALIKE: Final = 1e-9
@@ -69,29 +61,6 @@ def read_sessions_file(path: str, arms: Sequence[str] = ARMS, *, holdout: bool =
     vary = _vary(columns, control & kept, treatment & kept, path)
     pa.default_memory_pool().release_unused()
     return SessionsFile(_ordered(_only(sessions, kept)), others, columns.unknown, vary)
-
-
-def write_sessions_file(rows: Any, path: str) -> None:
-    """Write rows, mappings or an Arrow table, as CSV, or as Parquet when that is how the path ends; all or nothing.
-
-    Columns that no row has are left out.
-    """
-    table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows), schema=SCHEMA)
-    names = [name for name in SCHEMA.names if name in table.column_names and table[name].null_count < max(1, len(table))]
-    table = table.select([*names, *(name for name in REQUIRED if name not in names)])
-    table = table.cast(pa.schema([SCHEMA.field(name) for name in table.column_names]))
-    with _replacing(path) as file:
-        if path.endswith(".parquet"):
-            pq.write_table(table, file)
-            return
-        for index, field in enumerate(table.schema):
-            if pa.types.is_timestamp(field.type):
-                table = table.set_column(index, field.name, pc.strftime(table[field.name], "%Y-%m-%dT%H:%M:%SZ"))
-        if not path.endswith(".gz"):
-            pacsv.write_csv(table, file)
-            return
-        with pa.output_stream(file, compression="gzip") as packed:
-            pacsv.write_csv(table, packed)
 
 
 def _sessions(columns: Columns, session: Ints, arm: Any, path: str) -> Sessions:
@@ -174,18 +143,3 @@ def _ordered(sessions: Sessions) -> Sessions:
         return sessions
     order = np.argsort(times, kind="stable")
     return Sessions._make(each[order] if isinstance(each, np.ndarray) else each for each in sessions)
-
-
-@contextlib.contextmanager
-def _replacing(path: str) -> Iterator[IO[bytes]]:
-    """A file that takes the place of another when all is written."""
-    beside = Path(f"{path}.{secrets.token_hex(4)}.part")
-    try:
-        with beside.open("wb") as file:
-            yield file
-        os.replace(beside, path)
-    except OSError as error:
-        msg = f"file == {path}, must be writable: {error}"
-        raise ConfigError(msg) from error
-    finally:
-        beside.unlink(missing_ok=True)
