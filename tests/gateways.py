@@ -38,9 +38,9 @@ def free_port() -> int:
         return int(held.getsockname()[1])
 
 
-def members(store: Store, users: Sequence[str], now: int) -> None:
-    """Rows of users who are in the segment ``electric`` since ``now`` (ms UTC)."""
-    membership = encode_cell(Membership(1, now, [SegmentSpans("electric", [Span(now, now + 10**9, 0.8, 20, 16)])]))
+def members(store: Store, users: Sequence[str], now: int, segment: str = "electric") -> None:
+    """Rows of users who are in a segment since ``now`` (ms UTC)."""
+    membership = encode_cell(Membership(1, now, [SegmentSpans(segment, [Span(now, now + 10**9, 0.8, 20, 16)])]))
     profile = encode_cell(Profile(20, now, {"fuel_type": {"electric": 0.8}}))
     store.write_memberships([RowUpdate(PSEUDONYMS(user), now, membership, profile, 0) for user in users])
 
