@@ -41,7 +41,7 @@ from transforms.session_slices import cut_by, read_session_events, sessions_in, 
 from transforms.slices import WORK, Item, SliceFile, slice_at
 from transforms.stopping import go_on
 
-SHARD_BYTES: Final = 6 << 20  # of Parquet: some 150,000 events
+SHARD_BYTES: Final = 2 << 20  # of Parquet: some 70,000 events, whose texts are long
 EXPOSURES: Final = "exposures"
 COPIES: Final = "copies"
 IN_TABLE: Final = "in_table"
