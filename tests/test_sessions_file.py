@@ -218,6 +218,16 @@ def test_a_session_of_nobody_known_is_a_user_of_its_own(tmp_path: Path) -> None:
     assert (found.user.tolist(), found.users) == ([0, 1, 2, 1], 3)
 
 
+def test_empty_text_in_parquet_is_as_empty_as_in_csv(tmp_path: Path) -> None:
+    named = [("a", "suv"), ("", ""), ("b", "van"), ("", ""), ("c", "")]
+    rows = [ROW | {"session_id": f"s{n}", "user_id": user, "primary_segment": name} for n, (user, name) in enumerate(named)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "s.parquet")
+    found = read_sessions(str(tmp_path / "s.parquet"))
+    assert same(found, read_sessions(saved(tmp_path / "s.csv", *rows)))
+    assert (found.user.tolist(), found.users) == ([0, 3, 1, 4, 2], 5)
+    assert (found.segment.tolist(), found.segments) == ([0, -1, 1, -1, -1], ("suv", "van"))
+
+
 def test_without_optional_columns_what_they_tell_is_unknown(tmp_path: Path) -> None:
     needed = {column.name for column in COLUMNS if column.required}
     found = read_sessions(saved(tmp_path / "s.csv", *({name: row[name] for name in needed} for row in (ROW, OTHER))))
