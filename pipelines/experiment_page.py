@@ -30,6 +30,7 @@ from experiments.verdict import (
     verdict_of,
 )
 from pipelines.experiment_plots import effect_over_time, sample_ratio_over_time
+from pipelines.sessions_file import NO_DAYS
 
 TEMPLATE: Final = Path(__file__).with_name("experiment_report.html.j2")
 OVERALL: Final = "all triggered sessions"
@@ -183,7 +184,7 @@ def _both(plot: Callable[[bool], str]) -> Markup:
 
 def _period(days: Sequence[str]) -> str:
     if len(days) < 2:
-        return f"day {days[0]}" if days and days[0] != "all" else ""
+        return f"day {days[0]}" if days and days != NO_DAYS else ""
     return f"{len(days)} days, {days[0]} to {days[-1]}"
 
 

@@ -15,13 +15,15 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+import numpy as np
+
 from experiments.design_effect import REPLAYS, DesignEffect, base_of, design_effect, first_rows, parts_of
 from experiments.effect import ALPHA
 from experiments.power import EQUAL, POWER, Design, Metric, mde_of, sessions_for, size_of
 from experiments.sessions import Sessions, triggered
 from experiments.settings import METRICS, PRIMARY
 from pipelines.power_table import show
-from pipelines.sessions_file import read_all_sessions
+from pipelines.sessions_file import NO_DAYS, read_all_sessions
 from schemas.errors import EXIT_OK, ConfigError, shown
 from schemas.experiments import UNITS, Unit
 
@@ -265,7 +267,7 @@ def _design_effects(config: Config, there: Sessions) -> dict[Unit, DesignEffect 
 
 def _days_in(table: Sessions) -> int | None:
     """How many days the table has sessions of; ``None`` where it doesn't tell days."""
-    return len(set(table.day.tolist())) if table.days else None
+    return None if table.days == NO_DAYS else len(np.unique(table.day))
 
 
 def _too_short(config: Config, plan: Plan, rows: list[dict[str, Any]]) -> list[str]:

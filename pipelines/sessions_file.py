@@ -19,6 +19,8 @@ from schemas.errors import ConfigError
 from schemas.experiments import CONTROL as CONTROL_NAME
 
 ARMS: Final = (CONTROL_NAME, "treatment")
+NO_DAYS: Final = ("all",)
+"""The one look at a table that doesn't tell days."""
 _ALIKE: Final = 1e-9
 
 
@@ -37,6 +39,15 @@ class SessionsFile(NamedTuple):
 def read_sessions(path: str, arms: Sequence[str] = ARMS) -> Sessions:
     """The sessions in a file, in order of time; ``arms`` are the names of control and treatment."""
     return read_sessions_file(path, arms).sessions
+
+
+def read_all_sessions(path: str) -> Sessions:
+    """All sessions in a file, in order of time, whatever arm they are in and if they are in none; all count as control."""
+    columns = Columns(path)
+    session = ids_of(columns.take("session_id"), Place(path, "session_id")).codes
+    sessions = _sessions(columns, session.astype(np.int64), np.full(len(session), CONTROL, np.int8), path)
+    pa.default_memory_pool().release_unused()
+    return _ordered(sessions)
 
 
 def read_sessions_file(path: str, arms: Sequence[str] = ARMS, *, holdout: bool = False) -> SessionsFile:
@@ -73,7 +84,7 @@ def _sessions(columns: Columns, session: Ints, arm: Any, path: str) -> Sessions:
 
     user, users = _users(given("user_id", ids_of, optional=True), session)
     started = given("started_at", instants_of)
-    nowhen = (np.zeros(len(session), np.int32), ("all",))
+    nowhen = (np.zeros(len(session), np.int32), NO_DAYS)
     day, days = given("day", days_of) or (nowhen if started is None else dates_of(started))
     nowhere = (np.full(len(session), NO_SEGMENT, np.int32), tuple[str, ...]())
     segment, segments = given("primary_segment", names_of, optional=True) or nowhere

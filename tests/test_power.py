@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -313,6 +314,20 @@ def test_what_is_given_goes_before_what_is_measured(tmp_path: pathlib.Path, caps
 def test_a_table_of_no_experiment_will_do(arm: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = csv_of(heavy_users(400, 50), tmp_path / "s.csv", arm)
     assert planned(capsys, "--sessions", path, "--unit", "session")["trigger_rate"] == 0.5
+
+
+def test_without_days_and_traffic_there_are_sessions_but_no_days(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = pathlib.Path(csv_of(heavy_users(400, 50), tmp_path / "s.csv"))
+    path.write_text(re.sub(r"2026-05-\d\d|day", "", path.read_text(), count=0).replace(",,", ","))
+    document = planned(capsys, "--sessions", str(path), "--unit", "user")
+    assert (document["sessions_per_day"], document["measured_days"]) == (None, None)
+    assert [row["days"] for row in document["rows"]] == [None] * 5
+    assert all(row["all_sessions"] >= row["triggered_sessions"] > 0 for row in document["rows"])
+    assert "sessions_per_day" not in document["sources"]
+    assert power.run(["power", "--sessions", str(path), "--unit", "user"]) == 0
+    assert "unknown" in capsys.readouterr().out
 
 
 def test_a_table_for_people(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
