@@ -239,6 +239,7 @@ def test_a_mismatch_that_has_passed_is_still_told_by_the_sequential_test(read: A
     document = read(frame)
     assert document["srm"]["all"]["p"] > 0.1
     assert document["srm"]["all"]["sequential_p"] < 0.001
+    assert document["srm"]["alert"]
     assert_withheld(document, "always-valid p")
 
 
@@ -363,6 +364,16 @@ def test_before_the_planned_end_only_what_is_always_valid_is_told(read: Any) -> 
     assert (ended["planned_sessions"], ended["planned_sessions_given"]) == (sessions, True)
     open_end = read(frame)
     assert (open_end["planned_sessions"], open_end["planned_sessions_given"]) == (10_000, False)
+
+
+def test_before_the_planned_end_a_segment_is_judged_by_what_is_always_valid(read: Any) -> None:
+    frame = made(uplift=0.05)
+    sessions = len(triggered(frame))
+    early, ended = (read(frame, "--planned-sessions", str(sessions + more)) for more in (1, 0))
+    assert {each["action"] for each in early["segments"].values()} == {"keep_testing"}
+    assert 0.05 / 3 < min(each["p_sequential"] for each in early["segments"].values()) < 0.05  # of three segments
+    assert "ramp_up" in {each["action"] for each in ended["segments"].values()}
+    assert [each["p_holm"] for each in early["segments"].values()] == [None] * 3
 
 
 def test_a_stream_that_is_peeked_at_deceives_the_p_value_but_not_the_always_valid_one(read: Any) -> None:

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from experiments.sessions import CONTROL, TREATMENT, Sessions
+from pipelines import session_table
 from pipelines.sessions_file import read_sessions, read_sessions_file
 from schemas.errors import ConfigError
 from schemas.sessions import COLUMNS, SCHEMA
@@ -216,6 +217,14 @@ def test_a_session_of_nobody_known_is_a_user_of_its_own(tmp_path: Path) -> None:
     rows.append(rows[1] | {"arm": "treatment"})
     found = read_sessions(saved(tmp_path / "s.csv", *rows))
     assert (found.user.tolist(), found.users) == ([0, 1, 2, 1], 3)
+
+
+def test_a_line_end_within_quotes_is_no_end_of_a_row_wherever_a_block_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [ROW | {"session_id": f"s\n{n}", "user_id": "u\n" * (n % 9 + 1), "vehicles_viewed": str(n)} for n in range(60)]
+    for size in range(300, 420, 7):
+        monkeypatch.setattr(session_table, "_BLOCK_BYTES", size)
+        found = read_sessions(saved(tmp_path / "s.csv", *rows))
+        assert (found.rows, found.users, found.vehicles.tolist()) == (60, 9, list(range(60)))
 
 
 def test_empty_text_in_parquet_is_as_empty_as_in_csv(tmp_path: Path) -> None:
