@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Final
 
-from experiments.exposure import Exposure
+from schemas.exposure import Exposure
 
 FIRST_POSITION: Final = 1
 PERSONALISED: Final = ("combined", "single_segment")

@@ -17,7 +17,7 @@ import math
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 from experiments.sessions import CONTROL, TREATMENT, Floats, Ints
 

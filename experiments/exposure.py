@@ -1,8 +1,4 @@
-"""Exposures: what a visitor was offered and what was shown, as ``featured_impression`` and ``featured_click`` events.
-
-Both arms get the same record. ``rung``, ``segment``, ``probability`` and ``sponsored`` tell of the personalised answer, which the
-control arm computes too and doesn't show; the event's ``listing_id`` is what was shown. Ids of people are pseudonyms.
-"""
+"""Exposures made, bounded and put into events: what a visitor was offered and what was shown, alike in every arm."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ import msgspec
 from experiments.assignment import Assignment
 from schemas.errors import ConfigError
 from schemas.event import MAX_EXPERIMENT_BYTES
-from schemas.experiments import Unit
+from schemas.exposure import Click, Exposure, Offer
 from schemas.hashing import position_of, within
 from schemas.instants import format_instant
 from schemas.pseudonym import is_pseudonym
@@ -23,71 +19,6 @@ from schemas.pseudonym import is_pseudonym
 MAX_OFFERS: Final = 20
 MAX_CONFLICTS: Final = 20
 MAX_FILTERS: Final = 20
-
-
-class Offer(msgspec.Struct, frozen=True):
-    """A segment that the visitor was in, and its score."""
-
-    name: str
-    score: float
-
-
-class Clash(msgspec.Struct, frozen=True):
-    """A segment that the visitor's own filters rule out, and by which attributes."""
-
-    segment: str
-    attributes: tuple[str, ...]
-
-
-class Exposure(msgspec.Struct, frozen=True, kw_only=True):
-    """The ``experiment`` object of an impression. docs/experiments.md tells of each field.
-
-    There is an ``arm`` when ``reason`` is assigned, and only these exposures belong to an experiment. ``conflicts`` is ``None``
-    where the impression wasn't drawn; ``conflict_sample`` is the share of impressions that are. ``arm_probability`` and
-    ``holdout`` are ``None`` but where a bandit gives the arms their shares.
-    """
-
-    impression_id: str
-    experiment: str | None
-    version: int | None
-    arm: str | None
-    reason: str
-    unit: str | None
-    unit_kind: Unit | None
-    session: str | None
-    policy: str | None
-    shown: bool
-    triggered: bool
-    differs: bool
-    position: int
-    k: int
-    rung: str
-    segment: str | None
-    probability: float | None
-    sponsored: bool
-    segments: tuple[Offer, ...]
-    segments_dropped: int = 0
-    rule_version: int | None = None
-    reader_source: str | None = None
-    reader_reason: str | None = None
-    file_version: int | None = None
-    filters: tuple[str, ...] = ()
-    filters_dropped: int = 0
-    conflicts: tuple[Clash, ...] | None = None
-    conflicts_dropped: int = 0
-    conflict_sample: float = 0.0
-    arm_probability: float | None = None
-    holdout: bool | None = None
-
-
-class Click(msgspec.Struct, frozen=True, kw_only=True):
-    """The ``experiment`` object of a click: the impression it was on, and where that was."""
-
-    impression_id: str
-    experiment: str | None
-    version: int | None
-    arm: str | None
-    position: int
 
 
 def exposure_to(
@@ -157,16 +88,6 @@ def click_event(
 ) -> dict[str, Any]:
     """The ``featured_click`` on the wire. A second click on the same impression is a copy, and counts once."""
     return _event("featured_click", f"{click.impression_id}:click", now, _ids(user, anonymous, session, listing), click)
-
-
-def exposure_of(experiment: Any) -> Exposure:
-    """The exposure in an event's ``experiment``; ``msgspec.ValidationError`` when it is none. Unknown fields are ignored."""
-    return msgspec.convert(experiment, Exposure)
-
-
-def click_of(experiment: Any) -> Click:
-    """The click in an event's ``experiment``; ``msgspec.ValidationError`` when it is none."""
-    return msgspec.convert(experiment, Click)
 
 
 def encode_event(event: dict[str, Any]) -> bytes:

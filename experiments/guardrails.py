@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 from experiments.effect import ALPHA, Sums, pulls_of, unfit, unsure
 from schemas.errors import ConfigError

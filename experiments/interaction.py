@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import numpy as np
-from scipy import sparse, stats  # type: ignore[import-untyped]
+from scipy import sparse, stats
 
 from experiments.effect import ALPHA, Effect, Sums, correction_of, effect_of, pulls_of, sums_of
 from experiments.sessions import CONTROL, TREATMENT, Floats, Ints, Sessions, dense

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
-from scipy import stats  # type: ignore[import-untyped]
-from scipy.special import gammaln  # type: ignore[import-untyped]
+from scipy import stats
+from scipy.special import gammaln
 
 from experiments.sessions import Floats, Ints, Sessions
 from experiments.units import codes_of

@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.conflicts import ANY, Tally
-from experiments.exposure import Exposure
 from schemas.errors import EXIT_OK, ConfigError, shown
+from schemas.exposure import Exposure
 from schemas.instants import parse_date
 from transforms.archive_files import check_archive_path, dates_of, parts_of
 from transforms.metrics import wilson

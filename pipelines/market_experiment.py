@@ -15,13 +15,14 @@ import msgspec
 import numpy as np
 
 from experiments.assignment import Assignment, assign, with_segment
-from experiments.exposure import Click, bounded, exposure_to
+from experiments.exposure import bounded, exposure_to
 from pipelines.listings import BODY_TYPES, CATALOGUE, FUEL_TYPES, LISTINGS
 from pipelines.market import CLICK, IMPRESSION, LISTING_VIEW, SESSION_START, Floats, Ints, Market, Visits
 from pipelines.market_effects import rows, together, with_leads, with_views
 from pipelines.poison import Event
 from schemas.errors import ConfigError, shown
 from schemas.experiments import Experiments
+from schemas.exposure import Click
 from schemas.instants import SECOND_MS
 
 SHARE_WITHOUT_SEGMENTS: Final = 0.3

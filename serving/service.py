@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from experiments.assignment import Assignment, assign, with_segment
-from experiments.exposure import Clash as ExposedClash
-from experiments.exposure import Exposure, encode_event, exposure_to, impression_event, in_conflict_sample
+from experiments.exposure import encode_event, exposure_to, impression_event, in_conflict_sample
 from schemas.catalogue import Catalogue
 from schemas.experiments import Experiments
+from schemas.exposure import Clash as ExposedClash
+from schemas.exposure import Exposure
 from schemas.filters import Filters, parse_filters
 from schemas.instants import format_instant
 from schemas.release import Release

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pyarrow as pa
 
-from experiments.exposure import Click, Exposure, Offer
+from schemas.exposure import Click, Exposure, Offer
 from schemas.instants import DAY_MS, date_of, parse_date
 from transforms.session_rows import Row
 from transforms.session_slices import EVENTS

@@ -12,7 +12,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 from experiments.assignment import REASONS, Assignment, arm_of, assign, with_segment
 from schemas.experiment import Bandit

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import integrate, special, stats  # type: ignore[import-untyped]
+from scipy import integrate, special, stats
 
 from experiments.bandit import DRAWS, Posterior, beta_of, floored, p_best, posteriors_of, seed_of, shares_of
 from experiments.ratio import ratio_of

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from experiments.assignment import Assignment, arm_of, assign
 from experiments.conflicts import tally_of
-from experiments.exposure import Clash, Click, Exposure, click_event, exposure_to, impression_event, in_conflict_sample
+from experiments.exposure import click_event, exposure_to, impression_event, in_conflict_sample
 from pipelines import assign as assigning
 from pipelines import conflicts
 from pipelines.conflicts import Counted, document_of
@@ -27,6 +27,7 @@ from schemas.archive_rows import archive_table
 from schemas.decoding import Attributes, decode_event
 from schemas.errors import ConfigError, RulesError
 from schemas.experiments import parse_experiments
+from schemas.exposure import Clash, Click, Exposure
 from schemas.instants import DAY_MS, date_of, parse_instant
 from tests.strategies import CATALOGUE, ROOT
 from transforms.archive_files import write_part

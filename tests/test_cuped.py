@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-import tea_tasting as tt  # type: ignore[import-untyped]
+import tea_tasting as tt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import statsmodels.api as sm  # type: ignore[import-untyped]
+import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 from experiments.effect import ALPHA, Effect, Sums, effect_of, is_nothing, pulls_of, sums_of
 from experiments.sessions import CONTROL, TREATMENT, Sessions, dense, triggered, where

@@ -38,10 +38,11 @@ experiments:
 
 def command(line: str, capfd: pytest.CaptureFixture[str]) -> dict[str, Any]:
     """The document that a command prints with ``--json``."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["forecourt", *line.split(), "--json"])
         patch.setenv(KEY_VARIABLE, KEY)
-        forecourt.main()
+        with pytest.raises(SystemExit) as stop:
+            forecourt.main()
     out, err = capfd.readouterr()
     assert not stop.value.code, err
     document: dict[str, Any] = json.loads(out)

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from experiments.exposure import Exposure
 from pipelines import analyse, archive, experiment, simulate
 from schemas.errors import ConfigError, StoppedError, StoreError
+from schemas.exposure import Exposure
 from schemas.instants import DAY_MS, HOUR_MS, MINUTE_MS, format_instant, parse_date
 from schemas.pseudonym import Pseudonyms, key_of
 from schemas.sessions import COLUMNS, SCHEMA

@@ -20,15 +20,9 @@ from experiments.exposure import (
     MAX_CONFLICTS,
     MAX_FILTERS,
     MAX_OFFERS,
-    Clash,
-    Click,
-    Exposure,
-    Offer,
     bounded,
     click_event,
-    click_of,
     encode_event,
-    exposure_of,
     exposure_to,
     impression_event,
     in_conflict_sample,
@@ -38,6 +32,7 @@ from schemas.decoding import Attributes, decode_event
 from schemas.errors import ConfigError
 from schemas.event import MAX_EXPERIMENT_BYTES, json_schema
 from schemas.experiments import Arm, Experiment, Experiments, Layer
+from schemas.exposure import Clash, Click, Exposure, Offer, click_of, exposure_of
 from schemas.instants import parse_instant
 from schemas.pseudonym import PseudonymKey, pseudonym_of, pseudonymise
 from serving.keys import KEY_VARIABLE

@@ -9,7 +9,7 @@ import functools
 
 import numpy as np
 import pytest
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 from benchmarks.aa_experiments import Setting, aa_experiment
 from benchmarks.false_alarms import READINGS, Share, by_day_of, run_of, runs_of, share_of, shares_of

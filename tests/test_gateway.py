@@ -15,10 +15,10 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 
-from experiments.exposure import exposure_of
 from pipelines.archive import run as run_archive
 from pipelines.serve import Config
 from schemas.errors import ConfigError
+from schemas.exposure import exposure_of
 from schemas.instants import clock_ms, format_instant
 from serving.access import mint
 from serving.store import open_store

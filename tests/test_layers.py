@@ -16,7 +16,7 @@ MAY_IMPORT: Final = {
     "serving": {"schemas", "serving", "experiments"},
     "experiments": {"schemas", "experiments"},
     "expectations": {"schemas", "expectations"},
-    "transforms": {"schemas", "transforms", "experiments.exposure", "serving.store", "serving.recent", "serving.keys"},
+    "transforms": {"schemas", "transforms", "serving.store", "serving.recent", "serving.keys"},
     "pipelines": {*FOLDERS},
     "rules": {"rules"},
 }

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from experiments.assignment import assign, with_segment
-from experiments.exposure import click_of, exposure_of
 from pipelines.listings import LISTINGS
 from pipelines.market import LISTING_VIEW, Market, events_of, plan_of, truth_of
 from pipelines.market_effects import others_of, repeats, with_views
@@ -23,6 +22,7 @@ from pipelines.simulate import run
 from schemas.decoding import Attributes, decode_event
 from schemas.errors import ConfigError
 from schemas.experiments import parse_experiments
+from schemas.exposure import click_of, exposure_of
 from schemas.instants import DAY_MS, parse_instant
 from tests.strategies import CATALOGUE
 

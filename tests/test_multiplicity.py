@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats  # type: ignore[import-untyped]
-from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped]
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from experiments.multiplicity import benjamini_hochberg, holm
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from scipy import stats  # type: ignore[import-untyped]
-from statsmodels.stats.proportion import test_proportions_2indep as proportions_test  # type: ignore[import-untyped]
+from scipy import stats
+from statsmodels.stats.proportion import test_proportions_2indep as proportions_test
 
 from experiments.effect import effect_of, sums_of
 from experiments.naive import naive_of

@@ -6,10 +6,10 @@ import re
 
 import numpy as np
 import pytest
-import statsmodels.api as sm  # type: ignore[import-untyped]
+import statsmodels.api as sm
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 from experiments.off_policy import allocated, always, value_of
 from experiments.ratio import Ratio, ratio_of

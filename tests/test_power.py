@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from statsmodels.stats.power import NormalIndPower, TTestIndPower  # type: ignore[import-untyped]
+from statsmodels.stats.power import NormalIndPower, TTestIndPower
 
 from experiments.design_effect import DesignEffect, base_of, design_effect, first_rows, parts_of
 from experiments.effect import effect_of, sums_of

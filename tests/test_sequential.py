@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import optimize  # type: ignore[import-untyped]
+from scipy import optimize
 
 from experiments.effect import effect_of, sums_of
 from experiments.sequential import Running, half_width, looks_of, p_value

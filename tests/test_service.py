@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from experiments.exposure import exposure_of
 from rules import RULES_PATH
 from schemas.errors import StoreUnavailableError
 from schemas.experiments import Experiments, parse_experiments
+from schemas.exposure import exposure_of
 from schemas.profile_row import Membership, ProfileRow, SegmentSpans, Span
 from schemas.settings import Settings
 from serving.inventory import Inventory, load_inventory

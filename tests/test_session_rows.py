@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.exposure import Offer
+from schemas.exposure import Offer
 from schemas.instants import DAY_MS, HOUR_MS, MINUTE_MS, parse_date
 from schemas.sessions import COLUMNS, SCHEMA
 from tests.session_logs import Logged, click, exposure, rows_by_hand, table_of_events, text_of

@@ -8,10 +8,10 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-import tea_tasting as tt  # type: ignore[import-untyped]
+import tea_tasting as tt
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 from experiments.sessions import Sessions
 from experiments.srm import ALERT, counts_by_look, sequential_srm, srm_of

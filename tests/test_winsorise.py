@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats.mstats import winsorize  # type: ignore[import-untyped]
+from scipy.stats.mstats import winsorize
 
 from experiments.winsorise import winsorised
 from schemas.errors import ConfigError

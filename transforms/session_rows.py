@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import msgspec
 import pyarrow as pa
 
-from experiments.exposure import Click, Exposure
+from schemas.exposure import Click, Exposure
 from schemas.instants import date_of
 from schemas.sessions import SCHEMA
 
@@ -139,11 +139,12 @@ def clicked_in(events: Iterable[SessionEvent]) -> set[str]:
 def primary_segment_of(exposures: Iterable[Exposure]) -> str | None:
     """What the first place was credited to, in control too, the first time; where to none, the visitor's highest segment.
 
-    ``exposures`` are in order of time, at least one.
+    With a bandit always the highest: by that one an arm is drawn, and what is credited follows from the arm. ``exposures`` are in
+    order of time, at least one.
     """
     several = list(exposures)
     first = next((each for each in several if each.position == 1), several[0])
-    if first.segment is not None or not first.segments:
+    if not first.segments or (first.segment is not None and first.arm_probability is None):
         return first.segment
     return min(first.segments, key=lambda offer: (-offer.score, offer.name)).name
 
