@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-import statsmodels.api as sm  # type: ignore[import-untyped]
+import statsmodels.api as sm
 
 _COLUMNS: Final = ["user_id", "arm", "segment_count", "primary_segment", "vehicles_viewed", "impressions", "clicks", "lead"]
 

@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 from benchmarks.aa_experiments import Setting, aa_experiment
 from benchmarks.false_alarms_plot import write_plot

@@ -150,7 +150,7 @@ def pandas_job(archive: str, date: str, rules: Sequence[Rule]) -> Answer:
     as well. All users' views of eleven dates are in memory at once.
     """
     import numpy as np
-    import pandas as pd  # type: ignore[import-untyped]
+    import pandas as pd
     import pyarrow as pa
     import pyarrow.dataset as ds
 

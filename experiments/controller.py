@@ -69,8 +69,10 @@ class Decision(NamedTuple):
 
 
 def settings_of(controller: Controller, segments: int) -> Settings:
-    """The settings for each of some segments, which share ``alpha`` evenly (Bonferroni)."""
-    return Settings(controller.min_sessions, controller.planned_sessions or PLANNED_SESSIONS, controller.alpha / max(segments, 1))
+    """The settings for each of some segments, which share ``alpha`` (Bonferroni) and the planned sessions evenly."""
+    shares = max(segments, 1)
+    planned = (controller.planned_sessions or PLANNED_SESSIONS) / shares
+    return Settings(controller.min_sessions, planned, controller.alpha / shares)
 
 
 def evidence_of(segment: str, document: Mapping[str, Any], *, fresh: int, unusable: str | None, stale: str | None) -> Evidence:

@@ -127,10 +127,14 @@ def _sequential(core: Sessions, x: Floats, settings: Settings) -> dict[str, Any]
 
 
 def _segments(core: Sessions, x: Floats, settings: Settings, early: str | None) -> dict[str, Any]:
+    """The segments; those that the table names share the planned sessions evenly. Before the end the last look decides."""
     found: dict[str, Any] = {}
+    last: list[float | None] = []
+    horizon = settings.horizon / max(len(core.segments), 1)
     for part in parts_of(core, x, None):
         name = core.segments[part.segment]
-        looks = looks_of(_rows_of(core, part.rows), x[part.rows], None, settings.horizon, settings.alpha)
+        looks = looks_of(_rows_of(core, part.rows), x[part.rows], None, horizon, settings.alpha)
+        last.append(looks[-1].p)
         effect = _without(effect_of(part.sums, settings.alpha)._asdict(), "df")
         reason = effect.pop("reason")
         found[name] = {
@@ -143,9 +147,8 @@ def _segments(core: Sessions, x: Floats, settings: Settings, early: str | None) 
             "reason": reason,
         }
     adjusted = holm([each["p"] for each in found.values()])
-    running = holm([each["p_sequential"] for each in found.values()])
-    for (name, each), p_holm, p_running in zip(found.items(), adjusted, running, strict=True):
-        basis = p_running if early else p_holm
+    for (name, each), p_holm, p_last in zip(found.items(), adjusted, holm(last), strict=True):
+        basis = p_last if early else p_holm  # the last look's: the least so far may be of an effect the other way
         each["action"] = action_of(each["effect"], basis, settings.alpha, bandit=name in settings.bandit)
         each["p_holm"] = p_holm
         found[name] = _early(each, early)

@@ -124,8 +124,10 @@ def _headline(document: Mapping[str, Any]) -> tuple[Tone, str]:
 def _direction(document: Mapping[str, Any]) -> int:
     """1 where treatment is better for certain, -1 where it is worse; by the one look at the planned end, else always valid."""
     primary = document["metrics"][PRIMARY]
-    p = primary["p"] if at_planned_end(document) else document["sequential"]["p"]
-    return 0 if p is None or p >= document["alpha"] else 1 if primary["effect"] > 0 else -1
+    if at_planned_end(document):
+        return 0 if primary["p"] is None or primary["p"] >= document["alpha"] else 1 if primary["effect"] > 0 else -1
+    low, high = document["sequential"]["ci"] or (0, 0)  # the p-value is the least so far: of an effect the other way, perhaps
+    return 1 if low > 0 else -1 if high < 0 else 0
 
 
 def _overall(document: Mapping[str, Any]) -> str:

@@ -367,9 +367,9 @@ def test_before_the_planned_end_only_what_is_always_valid_is_told(read: Any) -> 
 
 
 def test_before_the_planned_end_a_segment_is_judged_by_what_is_always_valid(read: Any) -> None:
-    frame = made(uplift=0.05)
+    frame = made(uplift=0.046)
     sessions = len(triggered(frame))
-    early, ended = (read(frame, "--planned-sessions", str(sessions + more)) for more in (1, 0))
+    early, ended = (read(frame, "--planned-sessions", str(sessions + more)) for more in (2 * sessions, 0))
     assert {each["action"] for each in early["segments"].values()} == {"keep_testing"}
     assert 0.05 / 3 < min(each["p_sequential"] for each in early["segments"].values()) < 0.05  # of three segments
     assert "ramp_up" in {each["action"] for each in ended["segments"].values()}

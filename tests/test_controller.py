@@ -75,9 +75,9 @@ def test_a_segment_gets_one_step_or_none(flag: Flag, evidence: Evidence, action:
 
 def test_the_interval_is_the_always_valid_one_at_the_segments_share_of_alpha() -> None:
     settings = settings_of(Controller(planned_sessions=5_000, alpha=0.05), segments=4)
-    assert settings == Settings(1_000, 5_000, 0.0125)
+    assert settings == Settings(1_000, 1_250, 0.0125)
     found = decide(Flag(ramp=0.5), seen(0.2), settings)
-    rho2 = (-2 * math.log(0.0125) + math.log(1 - 2 * math.log(0.0125))) / 5_000
+    rho2 = (-2 * math.log(0.0125) + math.log(1 - 2 * math.log(0.0125))) / 1_250
     r = 2_000 * rho2
     wide = math.sqrt(0.06**2 * (1 + 1 / r) * math.log((1 + r) / 0.0125**2))
     assert found.numbers["ci"] == pytest.approx([0.2 - wide, 0.2 + wide])
@@ -358,7 +358,7 @@ def test_acting_writes_the_file_and_logs_each_decision_with_its_numbers(
     assert {line["segment"]: line["action"] for line in lines} == DECIDED
     van = next(line for line in lines if line["segment"] == "van")
     assert (van["at"], van["applied"], van["version_before"], van["version_after"]) == (format_instant(NOW), True, 8, 9)
-    assert (van["sessions"], van["alpha"], van["planned_sessions"]) == (600, 0.05 / 7, 4_000)
+    assert (van["sessions"], van["alpha"], van["planned_sessions"]) == (600, 0.05 / 7, 4_000 / 7)
     assert van["ci"][0] < van["effect"] < van["ci"][1] < 0
     assert van["p"] < 0.01
     assert van["srm"]["alert"] is False

@@ -260,6 +260,7 @@ def test_a_table_with_little_in_it_still_has_a_page(tmp_path: pathlib.Path) -> N
 
 def told(effect: float = 0.5, p: float | None = None, **others: Any) -> dict[str, Any]:
     """A document of 1,000 triggered sessions, by default without a plan; ``p`` is always valid and at the planned end."""
+    wide = 0.3 if p is not None and p < 0.05 else 1.0
     metric = {
         "effect": effect,
         "se": 0.1,
@@ -277,7 +278,7 @@ def told(effect: float = 0.5, p: float | None = None, **others: Any) -> dict[str
         "planned_sessions_given": False,
         "population": {"triggered": {"control": 500, "treatment": 500}},
         "metrics": {"vehicles_viewed": metric},
-        "sequential": {"p": p, "ci": [0.2, 0.8]},
+        "sequential": {"p": p, "ci": [effect - wide, effect + wide]},
         "guardrails": [],
         "interaction": {"p": None},
         "segments": {},
@@ -318,7 +319,7 @@ def test_the_planned_end_is_read_by_its_one_look_and_all_else_by_the_always_vali
     document = told(p=0.2)
     document["metrics"]["vehicles_viewed"]["p"] = 0.01
     assert verdict_of(document).headline.startswith("Keep testing")
-    assert "95 % interval +0.20 to +0.80, valid however often one looks." in verdict_of(document).sentences[0]
+    assert "95 % interval −0.50 to +1.50, valid however often one looks." in verdict_of(document).sentences[0]
     document |= {"planned_sessions_given": True, "planned_sessions": 1_000}
     assert verdict_of(document).headline == "Better overall."
     assert "95 % interval +0.30 to +0.70, at the planned end." in verdict_of(document).sentences[0]

@@ -103,6 +103,12 @@ def test_the_first_exposure_tells_of_the_row() -> None:
     assert (row.arm_probability, row.holdout) == (None, None)
 
 
+def test_a_bandits_row_goes_by_the_highest_segment_whatever_its_arm_chose() -> None:
+    offers = (Offer("suv", 0.71), Offer("electric", 0.55))
+    assert the_row(shown(1, segment="electric", segments=offers)).primary_segment == "electric"
+    assert the_row(shown(1, segment="electric", segments=offers, arm_probability=0.5)).primary_segment == "suv"
+
+
 OFFERS = (Offer("b", 0.6), Offer("c", 0.7), Offer("a", 0.7))
 
 
