@@ -10,14 +10,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.console import WIDE_COLUMNS, table_console
+
 _SHARES: Final = frozenset({"ctr", "lead"})
-_WIDE_COLUMNS: Final = 110
 
 
 def show(document: Mapping[str, Any], out: Console | None = None) -> None:
     """Print the document. Of an experiment that must not be read no effect is printed, only why."""
-    out = out or Console()
-    out.print(_population(document), highlight=False)
+    out = out or table_console()
+    out.print(_population(document))
     out.print(srm_table(document["srm"]))
     if document["readable"]:
         _show_effects(document, out)
@@ -71,7 +72,7 @@ def _population(document: Mapping[str, Any]) -> Text:
 
 def _show_effects(document: Mapping[str, Any], out: Console) -> None:
     level = f"{1 - document['alpha']:.0%}"
-    wide = out.width >= _WIDE_COLUMNS
+    wide = out.width >= WIDE_COLUMNS
     out.print(_metrics(document, level, wide=wide))
     _show_reasons(document["metrics"], document["warnings"], out)
     primary, sequential = document["metrics"]["vehicles_viewed"], document["sequential"]
@@ -86,15 +87,13 @@ def _show_effects(document: Mapping[str, Any], out: Console) -> None:
     _show_cuped(document["cuped"], level, out)
     for each in document["guardrails"]:
         verdict = {None: each["reason"], True: "passed", False: "not passed"}[each["passed"]]
-        out.print(
-            f"guardrail: {each['metric']} loses less than {each['margin']:.0%}: {verdict} (p {p_text(each['p'])})", highlight=False
-        )
+        out.print(f"guardrail: {each['metric']} loses less than {each['margin']:.0%}: {verdict} (p {p_text(each['p'])})")
     if document["segments"]:
         out.print(_segments(document, level, wide=wide))
         _show_reasons(document["segments"], document["warnings"], out)
         interaction = document["interaction"]
         told = interaction["reason"] if interaction["p"] is None else f"p {p_text(interaction['p'])}"
-        out.print(f"effects differ between segments: {told}", highlight=False, soft_wrap=True)
+        out.print(f"effects differ between segments: {told}", soft_wrap=True)
 
 
 def _show_cuped(cuped: Mapping[str, Any], level: str, out: Console) -> None:
@@ -172,11 +171,11 @@ def _show_reasons(parts: Mapping[str, Mapping[str, Any]], warnings: Sequence[str
 
 
 def _table(title: str, columns: Sequence[str], level: str) -> Table:
-    """Only names and intervals are broken where the screen is narrow."""
+    """Only intervals are broken where the screen is narrow."""
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in columns:
         left = column in {"metric", "segment", "action"}
-        table.add_column(column, justify="left" if left else "right", no_wrap=column not in {level, "segment"}, overflow="fold")
+        table.add_column(column, justify="left" if left else "right", no_wrap=column != level, overflow="fold")
     return table
 
 

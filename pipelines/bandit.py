@@ -13,13 +13,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from experiments.bandit import SEED, Share, check_floor, shares_of
 from experiments.off_policy import Value, allocated, always, value_of
 from experiments.rewards import OVERALL, Rewards
 from pipelines.arms_file import ArmsFile, read_arms
+from pipelines.console import table_console
 from pipelines.experiments_writer import Held, hold, write
 from schemas.errors import EXIT_OK, ConfigError, shown
 from schemas.experiment import METRICS, Bandit, Experiment, Metric
@@ -133,8 +134,8 @@ def document_of(table: ArmsFile, bandit: Bandit, seed: int = SEED, weights: Sequ
 
 def show(document: Mapping[str, Any]) -> None:
     """Print the arms by segment, and the values."""
-    out = Console()
-    table = Table(title=f"{document['sessions']:,} sessions with segments, {document['metric']}, floor {document['floor']:g}")
+    out = table_console()
+    table = _table(f"{document['sessions']:,} sessions with segments, {document['metric']}, floor {document['floor']:g}")
     for column in _COLUMNS:
         table.add_column(column, justify="left" if column in {"segment", "arm"} else "right", no_wrap=True)
     for segment, found in (*document["segments"].items(), (OVERALL, document["overall"])):
@@ -145,7 +146,9 @@ def show(document: Mapping[str, Any]) -> None:
             table.add_row("" if index else segment, arm, *figures, f"{each['p']:.1%}")
         table.add_section()
     out.print(table)
-    values = Table(title=f"what would have been, by logged probabilities ({document['sessions_with_probability']:,} sessions)")
+    logged = document["sessions_with_probability"]
+    basis = f"logged probabilities of {logged:,} sessions" if logged else "the weights, for the table logs no probabilities"
+    values = _table(f"what would have been, by {basis}")
     for column in ("drawing", "value", "from", "to", "sessions", "worth", "greatest weight"):
         values.add_column(column, justify="left" if column == "drawing" else "right", no_wrap=column == "drawing")
     for name, value in document["values"].items():
@@ -158,6 +161,10 @@ def show(document: Mapping[str, Any]) -> None:
             out.print(f"{name}: {value['reason']}")
     if document.get("applied"):
         out.print(f"written: version {document['version_after']} of the experiments file")
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
 def _settings(config: Config, experiment: Experiment | None) -> Bandit:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from experiments.analysis import analyse
@@ -22,6 +22,7 @@ from experiments.controller import Decision, Evidence, applied, decide, evidence
 from experiments.sessions import Ints, Sessions, triggered
 from experiments.settings import Settings
 from experiments.units import screened
+from pipelines.console import table_console
 from pipelines.decisions_log import append, check_log, last_steps
 from pipelines.experiments_writer import Held, hold, write
 from pipelines.sessions_file import SessionsFile, read_sessions_file
@@ -185,14 +186,16 @@ def fresh_of(sessions: Sessions, experiment: Experiment, steps: Mapping[str, int
 
 def show(document: Mapping[str, Any]) -> None:
     """Print the decisions."""
-    out = Console()
-    table = Table(title=f"{document['experiment']} version {document['version']} at {document['at']}, mode {document['mode']}")
+    out = table_console()
+    title = f"{document['experiment']} version {document['version']} at {document['at']}, mode {document['mode']}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("segment", "decision", "ramp", "sessions", "effect", "from", "to", "why"):
-        table.add_column(column, justify="right" if column in {"ramp", "sessions", "effect", "from", "to"} else "left")
+        numeric = column in {"ramp", "sessions", "effect", "from", "to"}
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=column != "why")
     for each in document["decisions"]:
         ramp = " → ".join(f"{stage:g}" for stage in dict.fromkeys((each["stage_from"], each["stage_to"])))
         low, high = each["ci"] or (None, None)
-        figures = ["-" if value is None else f"{value:.4g}" for value in (each["effect"], low, high)]
+        figures = ["–" if value is None else f"{value:+.3f}" for value in (each["effect"], low, high)]
         off = "" if each["running"] else " (off)"
         table.add_row(each["segment"], each["action"], ramp + off, f"{each['sessions']:,}", *figures, each["reason"])
     out.print(table if document["decisions"] else "no segments, in the file or in the table")

@@ -19,10 +19,10 @@ from typing import Any, Final
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
-from rich.console import Console
 from rich.table import Table
 
 from pipelines.batch import add_workers_option, batch_options, check_workers, evaluated, slices_folder
+from pipelines.console import table_console
 from pipelines.launch import DATAFLOW, add_runner_options, dry_run
 from schemas.errors import EXIT_FAILED, EXIT_OK, ConfigError, shown
 from schemas.fields import MAX_WHOLE, NAME
@@ -206,7 +206,7 @@ def document_of(config: Config, summary: Summary, dates: list[str], seconds: flo
 
 def show(document: dict[str, Any]) -> None:
     """Print how many rows there are, and what became of the exposures."""
-    out = Console()
+    out = table_console()
     version = f"{document['experiment']} version {document['version']}, since {document['starts']}"
     out.print(f"{version}: {document['rows']:,} rows to {document['sessions']}", soft_wrap=True)
     for arm, rows in document["arms"].items():

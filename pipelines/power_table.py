@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
+
+from pipelines.console import table_console
 
 NONE: Final = "–"
 _FACTS: Final = (
@@ -20,7 +21,7 @@ _FACTS: Final = (
 
 def show(document: dict[str, Any]) -> None:
     """Print what the sizes follow from, and the sizes."""
-    out, sources = Console(highlight=False), document["sources"]
+    out, sources = table_console(), document["sources"]
     weights = ",".join(f"{weight:g}" for weight in document["weights"])
     judged = f"alpha {document['alpha']:g}, power {document['power']:g}, weights {weights}"
     out.print(f"{document['metric']} by {document['unit']}: {judged}")

@@ -12,8 +12,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
-
 from experiments.analysis import srm_of_arms
 from experiments.sessions import triggered
 from experiments.settings import Settings
@@ -21,6 +19,7 @@ from experiments.srm import ALERT, sequential_srm, srm_of
 from experiments.units import MOST_IN_BOTH_ARMS, screened
 from pipelines.analyse import Progress, add_table_options, arms_in, numbers_in, tell_unknown
 from pipelines.analysis_report import srm_table
+from pipelines.console import table_console
 from pipelines.sessions_file import ARMS, read_sessions_file
 from schemas.errors import EXIT_OK, ConfigError, shown
 
@@ -101,7 +100,7 @@ def document_of_table(config: Config) -> dict[str, Any]:
 
 def show(document: dict[str, Any]) -> None:
     """Print the counts, and whether they are as meant."""
-    out = Console()
+    out = table_console()
     if "counts" in document:
         out.print(f"p = {_p(document['p'])}, always valid p = {_p(document['sequential_p'])}", highlight=False)
     else:
