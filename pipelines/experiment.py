@@ -225,7 +225,7 @@ def show(document: dict[str, Any]) -> None:
     if document[CLICKS_UNREADABLE]:
         out.print(f"{document[CLICKS_UNREADABLE]:,} clicks could not be read")
     if document[CLICKS_ELSEWHERE]:
-        out.print(f"{document[CLICKS_ELSEWHERE]:,} clicks are on no impression of their session")
+        out.print(f"{document[CLICKS_ELSEWHERE]:,} clicks are on no impression that is in the table")
     out.print(f"{document['seconds']:.1f} s")
 
 
