@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup test lint demo demo-live bench-stream bench-nightly bench-faults bench-serving bench-outages bench-frameworks lock clean
+.PHONY: help setup test lint demo demo-live bench-stream bench-nightly bench-faults bench-serving bench-outages bench-frameworks bench-analysis bench-false-alarms lock clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -48,6 +48,12 @@ bench-outages: .venv/ready  ## the gateway while its store freezes, dies, crawls
 
 bench-frameworks: .venv/ready  ## what a web framework costs
 	$(BIN)/python -m benchmarks.frameworks
+
+bench-analysis: .venv/ready  ## ten million sessions analysed, beside pandas and statsmodels
+	$(BIN)/python -m benchmarks.analysis
+
+bench-false-alarms: .venv/ready  ## 2,000 experiments with nothing in them, read in every way
+	$(BIN)/python -m benchmarks.false_alarms
 
 lock:  ## pin the dependencies anew (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --custom-compile-command "make lock" requirements-dev.in -o requirements.lock

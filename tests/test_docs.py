@@ -41,8 +41,10 @@ from schemas.dead_letter import REASONS
 from schemas.decoding import Attributes, decode_event
 from schemas.errors import EventError
 from schemas.event import json_schema
+from schemas.experiment import Bandit, Controller, Experiment
 from schemas.instants import clock_ms
 from schemas.rules import parse_rules
+from schemas.sessions import COLUMNS
 from tests.strategies import ROOT
 from transforms.rules_file import load_catalogue
 
@@ -302,6 +304,49 @@ def test_the_table_of_attributes_is_complete() -> None:
     shown = [row[:2] for row in rows_of("docs/rules.md", "| attribute | kind | |")]
     catalogue = load_catalogue(CATALOGUE_PATH)
     assert shown == [[f"`{name}`", attribute.kind] for name, attribute in catalogue.attributes.items()]
+
+
+def test_the_columns_of_the_sessions_table_are_complete() -> None:
+    shown = rows_of("docs/analysis.md", "| column | type | required | |")
+    assert shown == [[f"`{each.name}`", str(each.type), "yes" if each.required else "", each.text] for each in COLUMNS]
+
+
+def test_the_keys_of_experiments_and_what_changes_them_are_complete() -> None:
+    text = (ROOT / "docs/experiments.md").read_text()
+    for key in (*Experiment._fields, *Controller._fields, *Bandit._fields):
+        assert re.search(rf"^\|[^|]*`{key}`", text, re.MULTILINE), key
+    for head, type_ in (("| key of `controller` | default | |", Controller), ("| key of `bandit` | default | |", Bandit)):
+        defaults = {name.strip("`"): default.strip("`") for name, default, _ in rows_of("docs/experiments.md", head)}
+        assert defaults == {key: "none" if value is None else f"{value}" for key, value in type_()._asdict().items()}
+
+
+def test_false_alarms_are_those_of_the_last_benchmark() -> None:
+    results = json.loads((ROOT / "benchmarks/results/false_alarms.json").read_text())
+
+    def told(unit: str, reading: str) -> str:
+        share = results["shares"][unit][reading]
+        return f"{100 * share['share']:g} ({100 * share['low']:.1f}–{100 * share['high']:.1f})"
+
+    shown = rows_of("docs/analysis.md", "| reading | sessions randomised | users randomised |")
+    assert shown == [[text, told("session", name), told("user", name)] for name, text in results["readings"].items()]
+    columns = [(unit, reading) for unit in ("session", "user") for reading in ("fixed", "always_valid", "segments_holm")]
+    few = rows_of(
+        "docs/analysis.md",
+        "| setting | sessions: one look | always-valid | segments, Holm | users: one look | always-valid | segments, Holm |",
+    )
+    assert few == [
+        [name, *(f"{100 * found[unit][reading]['share']:g}" for unit, reading in columns)]
+        for name, found in results["other_settings"].items()
+    ]
+    users = results["shares"]["user"]
+    for reading in ("always_valid", "peeked_naive"):
+        assert f"{100 * users[reading]['share']:g} %" in (ROOT / "README.md").read_text()
+
+
+def test_the_speed_of_analyses_is_that_of_the_last_benchmark() -> None:
+    text = (ROOT / "docs/analysis.md").read_text()
+    for each in json.loads((ROOT / "benchmarks/results/analysis.json").read_text())["results"][:2]:
+        assert f"{each['seconds']:.0f} s and {each['peak_mb']:,} MB" in text
 
 
 def measured() -> str:
