@@ -34,6 +34,8 @@ from google.auth.exceptions import DefaultCredentialsError
 from typer.testing import CliRunner
 
 import forecourt
+from experiments.analysis import analyse
+from experiments.settings import Settings
 from pipelines.dead_letters import decode_dead_letter
 from rules import CATALOGUE_PATH, RULES_PATH
 from schemas.catalogue import parse_catalogue
@@ -45,6 +47,7 @@ from schemas.experiment import Bandit, Controller, Experiment
 from schemas.instants import clock_ms
 from schemas.rules import parse_rules
 from schemas.sessions import COLUMNS
+from tests.made_sessions import drawn
 from tests.strategies import ROOT
 from transforms.rules_file import load_catalogue
 
@@ -318,6 +321,22 @@ def test_the_keys_of_experiments_and_what_changes_them_are_complete() -> None:
     for head, type_ in (("| key of `controller` | default | |", Controller), ("| key of `bandit` | default | |", Bandit)):
         defaults = {name.strip("`"): default.strip("`") for name, default, _ in rows_of("docs/experiments.md", head)}
         assert defaults == {key: "none" if value is None else f"{value}" for key, value in type_()._asdict().items()}
+
+
+def names_in(part: Any) -> Iterator[str]:
+    """All keys of a document, but names of segments."""
+    for key, value in part.items() if isinstance(part, dict) else ():
+        yield key
+        yield from (name for each in (value.values() if key == "segments" else [value]) for name in names_in(each))
+    for each in part if isinstance(part, list) else ():
+        yield from names_in(each)
+
+
+def test_the_keys_of_the_analysis_are_complete() -> None:
+    section = (ROOT / "docs/analysis.md").read_text().partition("## The JSON document")[2].partition("## Power")[0]
+    told = set(re.findall(r"[`.](\w+)(?=[`.])", section))
+    document = analyse(drawn(1), Settings("session"))
+    assert told == {*names_in(document), "NAME", "page", "null"}
 
 
 def test_false_alarms_are_those_of_the_last_benchmark() -> None:
