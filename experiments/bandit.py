@@ -11,16 +11,20 @@ as ten without a lead, say nothing for sure.
 
 All batches are pooled. Where an arm's share has changed along with what all arms bring (weekends, say), that is blamed on the arm;
 the holdout, whose arms always have even shares, and the values in ``experiments.off_policy`` are free of it.
+
+What shares would bring is not to be asked of the sessions that they were learnt from, which have chance itself among what they
+know. ``cross_fitted`` learns from one half of the users for the other: the value is that of learning so, from half the sessions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
+from experiments.off_policy import allocated
 from experiments.ratio import ratio_of
 from experiments.rewards import OVERALL, Rewards
 from experiments.sessions import Floats
@@ -82,6 +86,26 @@ def shares_of(rewards: Rewards, floor: float, seed: int = SEED) -> dict[str, tup
             for code, (arm, p) in enumerate(zip(part.arms, floored(w, floor), strict=True))
         )
     return found
+
+
+def allocation_of(shares: Mapping[str, Sequence[Share]]) -> dict[str, dict[str, float]]:
+    """By segment the share of each arm, out of what ``shares_of`` found."""
+    return {name: {share.arm: share.p for share in found} for name, found in shares.items() if name != OVERALL}
+
+
+def cross_fitted(rewards: Rewards, floor: float, else_by: Mapping[str, float], seed: int = SEED) -> Floats:
+    """The probability that ``shares_of`` the other half's users gives each session's own arm, shape (n,).
+
+    Users are halved by the seed; ``else_by`` draws where the other half has no session of a segment. (Cross-fitting as in
+    Chernozhukov et al. 2018, with two folds.)
+    """
+    users, codes = np.unique(rewards.user, return_inverse=True)
+    half = np.random.default_rng(seed_of(seed, "halves")).permutation(len(users))[codes] % 2 == 0
+    target = np.empty(len(rewards.x))
+    for learning in (half, ~half):
+        shares = shares_of(rewards.where(learning), floor, seed)
+        target[~learning] = allocated(rewards.where(~learning), allocation_of(shares), else_by)
+    return target
 
 
 def posteriors_of(rewards: Rewards, segment: str = OVERALL) -> list[Posterior]:

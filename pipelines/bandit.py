@@ -16,8 +16,8 @@ from typing import Any, Final
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from experiments.bandit import SEED, Share, check_floor, shares_of
-from experiments.off_policy import Value, allocated, always, value_of
+from experiments.bandit import SEED, Share, allocation_of, check_floor, cross_fitted, shares_of
+from experiments.off_policy import Value, always, value_of
 from experiments.rewards import OVERALL, Rewards
 from pipelines.arms_file import ArmsFile, read_arms
 from pipelines.console import table_console
@@ -57,6 +57,9 @@ class Config:
             raise ConfigError(msg)
         if self.floor is not None and not 0 <= self.floor < 1:
             msg = f"--floor == {self.floor}, must be a number from 0, below 1 divided by the number of arms"
+            raise ConfigError(msg)
+        if self.seed < 0:
+            msg = f"--seed == {self.seed}, must be at least 0"
             raise ConfigError(msg)
 
 
@@ -104,10 +107,12 @@ def run(argv: Sequence[str]) -> int:
 
 
 def document_of(table: ArmsFile, bandit: Bandit, seed: int = SEED, weights: Sequence[float] | None = None) -> dict[str, Any]:
-    """What ``--json`` prints, but for the experiments file: the arms by segment and overall, and values of target policies."""
+    """What ``--json`` prints, but for the experiments file: the arms by segment and overall, and values of target policies.
+
+    The value of the allocation is that of one learnt from other users than it is tried on.
+    """
     rewards = table.rewards
     shares = shares_of(rewards, bandit.floor, seed)
-    allocation = {name: {share.arm: share.p for share in found} for name, found in shares.items() if name != OVERALL}
     total = math.fsum(weights or [1.0] * len(rewards.arms))
     by_weights = {arm: weight / total for arm, weight in zip(rewards.arms, weights or [1.0] * len(rewards.arms), strict=True)}
     segments = {name: _segment(rewards.of_segment(name), found) for name, found in shares.items()}
@@ -126,9 +131,9 @@ def document_of(table: ArmsFile, bandit: Bandit, seed: int = SEED, weights: Sequ
         "overall": overall,
         "values": {
             **{f"always {arm}": _value(value_of(rewards, always(rewards, arm))) for arm in rewards.arms},
-            "allocation": _value(value_of(rewards, allocated(rewards, allocation, by_weights))),
+            "allocation": _value(value_of(rewards, cross_fitted(rewards, bandit.floor, by_weights, seed))),
         },
-        "allocation": allocation,
+        "allocation": allocation_of(shares),
     }
 
 
@@ -146,9 +151,7 @@ def show(document: Mapping[str, Any]) -> None:
             table.add_row("" if index else segment, arm, *figures, f"{each['p']:.1%}")
         table.add_section()
     out.print(table)
-    logged = document["sessions_with_probability"]
-    basis = f"logged probabilities of {logged:,} sessions" if logged else "the weights, for the table logs no probabilities"
-    values = _table(f"what would have been, by {basis}")
+    values = _table(f"what would have been, by {_basis(document['sessions'], document['sessions_with_probability'])}")
     for column in ("drawing", "value", "from", "to", "sessions", "worth", "greatest weight"):
         values.add_column(column, justify="left" if column == "drawing" else "right", no_wrap=column == "drawing")
     for name, value in document["values"].items():
@@ -161,6 +164,14 @@ def show(document: Mapping[str, Any]) -> None:
             out.print(f"{name}: {value['reason']}")
     if document.get("applied"):
         out.print(f"written: version {document['version_after']} of the experiments file")
+
+
+def _basis(sessions: int, logged: int) -> str:
+    """What the probabilities are that values go by."""
+    if not logged:
+        return "the weights, for the table logs no probabilities"
+    rest = f", the weights of {sessions - logged:,}" if logged < sessions else ""
+    return f"logged probabilities of {logged:,} sessions{rest}"
 
 
 def _table(title: str) -> Table:

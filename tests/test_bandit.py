@@ -16,7 +16,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, special, stats
 
-from experiments.bandit import DRAWS, Posterior, beta_of, floored, p_best, posteriors_of, seed_of, shares_of
+from experiments.bandit import (
+    DRAWS,
+    Posterior,
+    allocation_of,
+    beta_of,
+    cross_fitted,
+    floored,
+    p_best,
+    posteriors_of,
+    seed_of,
+    shares_of,
+)
+from experiments.off_policy import allocated, value_of
 from experiments.ratio import ratio_of
 from experiments.rewards import OVERALL, Rewards
 from pipelines.arms_file import read_arms
@@ -208,6 +220,52 @@ def test_a_bandit_loses_less_than_an_even_split() -> None:
     assert max(lost) < even_expected
 
 
+# --- what shares would bring ---------------------------------------------------------------------------------------------
+
+EVEN = {"a": 0.5, "b": 0.5}
+
+
+def alike(seed: int, n: int = 1_200, segments: int = 20) -> Rewards:
+    """Sessions of two arms that bring the same in every segment: what is learnt from them is chance."""
+    random = np.random.default_rng(seed)
+    names, x = tuple(f"s{code}" for code in range(segments)), (random.random(n) < 0.1).astype(float)
+    segment, arm, user = random.integers(0, segments, n), random.integers(0, 2, n), random.integers(0, n, n)
+    return Rewards(x, np.ones(n), user, arm, ("a", "b"), segment, names, np.full(n, 0.5))
+
+
+def test_the_value_of_what_chance_taught_is_not_above_what_all_arms_bring() -> None:
+    found, within = [], []
+    inside = 0
+    for seed in range(20):
+        rewards = alike(seed)
+        value = value_of(rewards, cross_fitted(rewards, 0.05, EVEN))
+        low, high = value.ci or (0.0, 0.0)
+        found.append(value.value or 0.0)
+        inside += low <= 0.1 <= high
+        if seed < 6:
+            within.append(value_of(rewards, allocated(rewards, allocation_of(shares_of(rewards, 0.05)), EVEN)).value or 0.0)
+    assert abs(np.mean(found) - 0.1) < 4 * np.std(found) / math.sqrt(20)  # four standard errors of the simulation
+    assert inside >= 15
+    assert np.mean(within) > 0.11, "tried on those that it was learnt from, it looks better than any arm is"
+
+
+def test_each_half_of_the_users_goes_by_what_the_other_half_taught() -> None:
+    rewards = drawn((0.2, 0.21, 0.22), users=60)
+    target = cross_fitted(rewards, 0.05, dict.fromkeys(ARMS, 1 / 3))
+    assert len(
+        {(user, arm, segment) for user, arm, segment in zip(rewards.user, rewards.arm, rewards.segment, strict=True)}
+    ) == len(set(zip(rewards.user, rewards.arm, rewards.segment, target, strict=True))), "a user is in one half"
+    of = {value for value, arm, segment in zip(target, rewards.arm, rewards.segment, strict=True) if (arm, segment) == (2, 0)}
+    assert len(of) == 2
+    whole = [share.p for share in shares_of(rewards, 0.05)["suv"]][2]
+    assert whole not in of
+    one = of.pop()
+    learnt = rewards.where(np.isin(rewards.user, rewards.user[(target != one) & (rewards.arm == 2) & (rewards.segment == 0)]))
+    assert shares_of(learnt, 0.05)["suv"][2].p == pytest.approx(one)
+    alone = rewards.where(rewards.user == rewards.user[0])
+    assert set(cross_fitted(alone, 0.05, dict(zip(ARMS, (0.2, 0.3, 0.5), strict=True)))) <= {0.2, 0.3, 0.5}
+
+
 # --- the table -----------------------------------------------------------------------------------------------------------
 
 ROW = {
@@ -352,7 +410,17 @@ def test_the_document_tells_arms_shares_and_values(tmp_path: pathlib.Path, capsy
     assert values["allocation"]["value"] == pytest.approx(0.9 * 0.4 + 0.1 * 0.25, abs=0.05)
     assert values["always weighted_random"]["max_weight"] == 4
     assert run(["bandit", "--sessions", path]) == 0
-    assert "always highest_score" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "always highest_score" in printed
+    assert "by logged probabilities of 600 sessions drawing" in " ".join(printed.split())
+
+
+def test_where_some_sessions_go_by_the_weights_both_numbers_are_told(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{**row, "arm_probability": row["arm_probability"] if place < 3 else ""} for place, row in enumerate(rows_of(50))]
+    assert run(["bandit", "--sessions", table(tmp_path / "s.csv", rows)]) == 0
+    assert "by logged probabilities of 3 sessions, the weights of 47 drawing" in " ".join(capsys.readouterr().out.split())
 
 
 def test_other_metrics_and_weights_are_asked_for(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -389,6 +457,7 @@ def test_what_is_applied_stands_in_the_file_and_again_changes_nothing(
         (["--experiment", "policies"], "--experiments and --experiment, must be given both or neither"),
         (["--arms", "a"], "--arms == a, must be two or more different names"),
         (["--arms", "a,a"], "--arms == a,a, must be two or more different names"),
+        (["--seed", "-1"], "--seed == -1, must be at least 0"),
         (["--floor", "1"], "--floor == 1.0, must be a number from 0"),
         (["--floor", "0.5"], "floor == 0.5, must be from 0, below 1/2"),
         (["--experiments", "FILE", "--experiment", "other"], "--experiment == other, must be one of .*: policies"),

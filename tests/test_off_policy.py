@@ -124,6 +124,14 @@ def test_a_value_lies_among_the_rewards_and_is_worth_no_more_sessions_than_there
         assert 1 - 1e-9 <= (found.effective or 0) <= len(seen) + 1e-9
 
 
+def test_the_mean_weight_is_that_of_all_sessions_and_so_about_1_where_the_log_is_right() -> None:
+    rewards = few((1, 0, 0, 0.5), (0, 1, 1, 0.25), (1, 2, 0, 0.5), (0, 3, 2, 0.25))
+    found = value_of(rewards, always(rewards, "a"))
+    assert (found.sessions, found.mean_weight) == (2, 1.0)
+    means = [value_of(rewards := drawn(seed), always(rewards, "c")).mean_weight or 0.0 for seed in range(20)]
+    assert np.mean(means) == pytest.approx(1, abs=0.05)
+
+
 def test_without_support_there_is_no_value_but_a_reason() -> None:
     rewards = few((1, 0, 0, 0.5), (1, 1, 1, 0.5))
     found = value_of(rewards, always(rewards, "c"))
