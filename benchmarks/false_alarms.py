@@ -27,9 +27,9 @@ from scipy import stats
 from benchmarks.aa_experiments import Setting, aa_experiment
 from benchmarks.false_alarms_plot import write_plot
 from benchmarks.results import FOLDER, write_results
-from experiments.design_effect import parts_of
 from experiments.effect import ALPHA, effect_of, sums_of
 from experiments.interaction import effects_by_segment
+from experiments.metrics import columns_of
 from experiments.multiplicity import holm
 from experiments.naive import naive_of
 from experiments.sequential import looks_of
@@ -111,11 +111,11 @@ def run_of(sessions: Sessions, unit: Unit, setting: Setting) -> Run:
         "srm_sessions": _below(srm_of(np.bincount(arm, minlength=2), EQUAL), ALERT),
     }
     for metric in ("ctr", "lead"):
-        parts = parts_of(sessions, metric)
-        assert not isinstance(parts, str), parts
-        alarms[f"fixed_{metric}"] = _below(effect_of(sums_of(*parts, arm, sessions.user, sessions.users)).p)
+        columns = columns_of(sessions, metric)
+        assert not isinstance(columns, str), columns
+        alarms[f"fixed_{metric}"] = _below(effect_of(sums_of(*columns, arm, sessions.user, sessions.users)).p)
         if metric == "ctr":
-            alarms["naive_ctr"] = _below(naive_of(*parts, arm).p)
+            alarms["naive_ctr"] = _below(naive_of(*columns, arm).p)
     return Run(alarms, first)
 
 

@@ -11,16 +11,23 @@ import numpy as np
 from experiments.effects import effects_of
 from experiments.readability import ONE_USER, reasons_of, without_numbers
 from experiments.sessions import CONTROL, TREATMENT, Sessions, dense, triggered
-from experiments.settings import PRIMARY, Settings
+from experiments.settings import PRIMARY, AnalysisSettings
 from experiments.srm import ALERT, counts_by_look, sequential_srm, srm_of
-from experiments.units import distinct, screened, users_in_both_arms
+from experiments.units import Screened, distinct, screened
+from experiments.wording import share_text
 
 
 def analyse(
-    sessions: Sessions, settings: Settings, other_arms: Mapping[str, int] | None = None, warnings: Sequence[str] = ()
+    sessions: Sessions, settings: AnalysisSettings, other_arms: Mapping[str, int] | None = None, warnings: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The document; docs/experiments.md says what each part is. ``warnings`` are put before those found here."""
-    units = screened(sessions, settings.unit)
+    """The document of the sessions in a table, as ``analysis_of`` has it."""
+    return analysis_of(screened(sessions, settings.unit), settings, other_arms, warnings)
+
+
+def analysis_of(
+    units: Screened, settings: AnalysisSettings, other_arms: Mapping[str, int] | None = None, warnings: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The document; docs/analysis.md says what each part is. ``warnings`` are put before those found here."""
     everyone = units.sessions
     core = triggered(everyone)
     user, users = dense(core.user, core.users)
@@ -29,7 +36,7 @@ def analyse(
         "all": _by_arm(everyone),
         "triggered": _by_arm(core),
         "users": distinct(everyone.user),
-        "users_in_both_arms": units.units_in_both_arms if settings.unit == "user" else users_in_both_arms(sessions),
+        "users_in_both_arms": units.users_in_both_arms,
         "trigger_rate": core.rows / everyone.rows if everyone.rows else None,
         "units": units.units,
         "units_in_both_arms": units.units_in_both_arms,
@@ -65,7 +72,7 @@ def analyse(
     return document
 
 
-def srm_of_arms(everyone: Sessions, core: Sessions, settings: Settings) -> dict[str, Any]:
+def srm_of_arms(everyone: Sessions, core: Sessions, settings: AnalysisSettings) -> dict[str, Any]:
     """The document's part on the sample ratio: of all units, and of those with triggered sessions."""
     found = {"all": _srm(everyone, settings), "triggered": _srm(core, settings)}
     ps = [counts[p] for counts in found.values() for p in ("p", "sequential_p")]
@@ -73,7 +80,7 @@ def srm_of_arms(everyone: Sessions, core: Sessions, settings: Settings) -> dict[
     return {"unit": settings.unit, "weights": list(settings.weights), **found, "alert": alert}
 
 
-def _srm(sessions: Sessions, settings: Settings) -> dict[str, Any]:
+def _srm(sessions: Sessions, settings: AnalysisSettings) -> dict[str, Any]:
     looks = counts_by_look(sessions, settings.unit)
     counts = looks[-1] if len(looks) else np.zeros(2, np.int64)
     return {
@@ -84,19 +91,19 @@ def _srm(sessions: Sessions, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _warnings(population: Mapping[str, Any], settings: Settings, core: Sessions, share: float | None) -> list[str]:
+def _warnings(population: Mapping[str, Any], settings: AnalysisSettings, core: Sessions, share: float | None) -> list[str]:
     told = []
     if others := population["other_arms"]:
         rows = ", ".join(f"{name} ({number:,})" for name, number in sorted(others.items()))
         told.append(f"rows of other arms are left out: {rows}; --arms names the two that are compared")
     if share is not None and share > ONE_USER:
         hint = "a crawler? --winsorise 0.999 bounds what a session counts"
-        told.append(f"one user carries {share:.0%} of the variance of the effect on {PRIMARY}: {hint}")
+        told.append(f"one user carries {share_text(share, 0)} of the variance of the effect on {PRIMARY}: {hint}")
     told += [f"--bandit {name}: no triggered session has this segment" for name in settings.bandit if name not in core.segments]
     return told
 
 
-def _when_to_read(sessions: int, settings: Settings) -> list[str]:
+def _when_to_read(sessions: int, settings: AnalysisSettings) -> list[str]:
     if early := settings.early(sessions):
         return [f"{early}; only what is always valid holds now"]
     if settings.planned is None:

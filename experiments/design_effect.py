@@ -12,21 +12,15 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from experiments.effect import Pulls, Sums, pulls_of
-from experiments.power import EQUAL
+from experiments.metrics import columns_of
+from experiments.power import EQUAL, Baseline
 from experiments.sessions import CONTROL, TREATMENT, Flags, Floats, Ints, Sessions, where
 from experiments.settings import PRIMARY
+from experiments.wording import count_text
 from schemas.experiments import Unit
 
 REPLAYS: Final = 200
 MOST_SESSIONS: Final = 500_000  # of more, a part of the users is replayed
-
-
-class Base(NamedTuple):
-    """A metric over some sessions: the mean (or ratio), and a session's standard deviation, as ``power.Metric`` has them."""
-
-    mean: float
-    sd: float
-    sessions: int
 
 
 class DesignEffect(NamedTuple):
@@ -51,26 +45,15 @@ def first_rows(sessions: Sessions) -> Sessions:
     return sessions if len(first) == sessions.rows else where(sessions, _flags(np.sort(first), sessions.rows))
 
 
-def parts_of(sessions: Sessions, metric: str) -> tuple[Floats, Floats | None] | str:
-    """A metric's numerator and denominator (``None`` for a mean), each of shape (n,), or which column is missing."""
-    if metric == PRIMARY:
-        return sessions.vehicles, None
-    if metric == "lead":
-        return (sessions.lead, None) if sessions.lead is not None else "no column lead"
-    if sessions.clicks is None or sessions.impressions is None:
-        return "no columns clicks and impressions"
-    return sessions.clicks, sessions.impressions
-
-
-def base_of(x: Floats, d: Floats | None) -> Base | str:
-    """Mean and standard deviation of a metric, or why there are none."""
+def baseline_of(x: Floats, d: Floats | None) -> Baseline | str:
+    """Mean (or ratio) and standard deviation of a metric's columns, or why there are none."""
     if len(x) < 2:
-        return f"{len(x)} session{'' if len(x) == 1 else 's'}, at least 2 are needed"
+        return f"{count_text(len(x), 'session')}, at least 2 are needed"
     over = np.ones(len(x)) if d is None else d
     if over.sum() <= 0:
         return "nothing to divide by: the denominators add up to 0"
     ratio = float(x.sum() / over.sum())
-    return Base(ratio, float(np.std(x - ratio * over, ddof=1) / over.mean()), len(x))
+    return Baseline(ratio, float(np.std(x - ratio * over, ddof=1) / over.mean()))
 
 
 def design_effect(
@@ -89,10 +72,10 @@ def design_effect(
     """
     rng = np.random.default_rng(seed)
     chosen = _some_users(sessions, rng)
-    parts = parts_of(chosen, metric)
-    if isinstance(parts, str):
-        return parts
-    x, d = parts
+    columns = columns_of(chosen, metric)
+    if isinstance(columns, str):
+        return columns
+    x, d = columns
     found, user = np.unique(chosen.user, return_inverse=True)
     replay = _Replay(x, np.ones(len(x)) if d is None else d, user.astype(np.int64), len(found), unit)
     share = weights[TREATMENT] / sum(weights)
@@ -101,7 +84,8 @@ def design_effect(
         if (result := replay.result(rng.random(replay.units) < share)) is not None:
             results.append(result)
     if len(results) < 2:
-        return f"{len(found)} users in {len(x)} sessions, too few or too alike to tell how the effect varies"
+        there = f"{count_text(len(found), 'user')} in {count_text(len(x), 'session')}"
+        return f"{there}, too few or too alike to tell how the effect varies"
     effects, clustered, naive = np.array(results).T
     means = float(clustered.mean()), float(naive.mean())
     return DesignEffect(means[0] / means[1], *means, float(effects.var(ddof=1)), len(results), len(found), len(x))

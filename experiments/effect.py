@@ -34,11 +34,6 @@ class Sums(NamedTuple):
     d: Floats
     sessions: Floats
 
-    def plus(self, other: Sums) -> Sums:
-        """Of both parts together."""
-        with np.errstate(over="ignore"):
-            return Sums(self.x + other.x, self.d + other.d, self.sessions + other.sessions)
-
 
 class Effect(NamedTuple):
     """What came of treatment against control; intervals are (low, high). What can't be computed is ``None``, ``reason`` says why.

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 
 from experiments.cuped import cuped_of
 from experiments.effect import Effect, Sums, effect_of, sums_of
-from experiments.guardrails import guardrail_of
+from experiments.guardrails import Guardrail, guardrail_of
 from experiments.interaction import interaction_of, parts_of
+from experiments.metrics import MetricColumns, columns_of
 from experiments.multiplicity import benjamini_hochberg, holm
-from experiments.naive import naive_of
+from experiments.naive import Naive, naive_of
 from experiments.readability import KEEP_TESTING, share_of_one_user
 from experiments.sequential import looks_of
 from experiments.sessions import Floats, Ints, Sessions
-from experiments.settings import METRICS, PRIMARY, Settings
+from experiments.settings import METRICS, PRIMARY, AnalysisSettings
 from experiments.winsorise import winsorised
 
 RAMP_UP: Final = "ramp_up"
@@ -24,15 +25,7 @@ ROLL_BACK: Final = "roll_back"
 BANDIT: Final = "bandit"
 
 
-class Metric(NamedTuple):
-    """A metric of sessions: ``Σx / Σd``, arrays of shape (n,), ``d`` is ``None`` for a mean; or why there is none."""
-
-    x: Floats
-    d: Floats | None = None
-    reason: str | None = None
-
-
-def effects_of(core: Sessions, everyone: Sessions, settings: Settings) -> tuple[dict[str, Any], float | None]:
+def effects_of(core: Sessions, everyone: Sessions, settings: AnalysisSettings) -> tuple[dict[str, Any], float | None]:
     """All that is withheld when the experiment must not be read; and the share of one user in the variance."""
     early = settings.early(core.rows)
     cap = cap_of(core, settings)
@@ -40,15 +33,11 @@ def effects_of(core: Sessions, everyone: Sessions, settings: Settings) -> tuple[
     guardrails = []
     share = None
     for name in METRICS:
-        metric = _metric(core, name, cap)
-        sums = _sums(core, metric)
-        metrics[name] = _metric_document(core, everyone, name, metric, sums, cap, settings, early)
+        metric, sums = _metric(core, everyone, name, cap, settings)
+        metrics[name] = _early(metric, early) | {part: _early(metric[part], early) for part in ("naive", "diluted")}
         if name in settings.guardrails:
-            found = guardrail_of(name, settings.guardrails[name], sums, settings.alpha)._asdict()
-            if metric.reason:
-                found |= {"low": None, "p": None, "passed": None, "reason": metric.reason}
-            guardrails.append(_early(found, early))
-        if name == PRIMARY:
+            guardrails.append(_early(_guardrail(name, settings.guardrails[name], sums, settings.alpha)._asdict(), early))
+        if name == PRIMARY and not isinstance(sums, str):
             share = share_of_one_user(sums)
     for name, p in zip(METRICS[1:], benjamini_hochberg([metrics[name]["p"] for name in METRICS[1:]]), strict=True):
         metrics[name]["p_bh"] = p
@@ -78,41 +67,44 @@ def action_of(effect: float | None, p: float | None, alpha: float, *, bandit: bo
     return RAMP_UP if effect is not None and p is not None and p < alpha and effect > 0 else KEEP_TESTING
 
 
-def _metric(sessions: Sessions, name: str, cap: float) -> Metric:
-    if name == PRIMARY:
-        return Metric(np.minimum(sessions.vehicles, cap))
-    if name == "lead":
-        return _unknown(sessions, "lead") if sessions.lead is None else Metric(sessions.lead)
-    if sessions.clicks is None or sessions.impressions is None:
-        return _unknown(sessions, "clicks" if sessions.clicks is None else "impressions")
-    return Metric(sessions.clicks, sessions.impressions)
+def _columns(sessions: Sessions, name: str, cap: float) -> MetricColumns | str:
+    """A metric's columns, the primary one bounded; or why there are none."""
+    found = columns_of(sessions, name)
+    if isinstance(found, str):
+        return f"not known: {found}"
+    return found._replace(x=np.minimum(found.x, cap)) if name == PRIMARY else found
 
 
-def _unknown(sessions: Sessions, column: str) -> Metric:
-    return Metric(np.zeros(sessions.rows), reason=f"not known: the table has no {column}")
+def _sums(sessions: Sessions, columns: MetricColumns) -> Sums:
+    return sums_of(columns.x, columns.d, sessions.arm, sessions.user, sessions.users)
 
 
-def _metric_document(
-    core: Sessions, everyone: Sessions, name: str, metric: Metric, sums: Sums, cap: float, settings: Settings, early: str | None
-) -> dict[str, Any]:
-    if metric.reason:
-        found, naive, diluted = Effect(reason=metric.reason), {"se": None, "p": None}, Effect()
-    else:
-        found = effect_of(sums, settings.alpha)
-        naive = _without(naive_of(metric.x, metric.d, core.arm)._asdict(), "reason")
-        diluted = effect_of(_sums(everyone, _metric(everyone, name, cap)), settings.alpha)
+def _guardrail(name: str, margin: float, sums: Sums | str, alpha: float) -> Guardrail:
+    return Guardrail(name, margin, reason=sums) if isinstance(sums, str) else guardrail_of(name, margin, sums, alpha)
+
+
+def _metric(
+    core: Sessions, everyone: Sessions, name: str, cap: float, settings: AnalysisSettings
+) -> tuple[dict[str, Any], Sums | str]:
+    """A metric's part of the document, and the sums of triggered sessions that it is made of."""
+    columns, of_all = _columns(core, name, cap), _columns(everyone, name, cap)
+    if isinstance(columns, str) or isinstance(of_all, str):
+        reason = str(columns)
+        return _metric_document(Effect(reason=reason), Naive(), Effect()), reason
+    sums = _sums(core, columns)
+    diluted = effect_of(_sums(everyone, of_all), settings.alpha)
+    return _metric_document(effect_of(sums, settings.alpha), naive_of(columns.x, columns.d, core.arm), diluted), sums
+
+
+def _metric_document(found: Effect, naive: Naive, diluted: Effect) -> dict[str, Any]:
     return {
-        **_early(found._asdict(), early),
-        "naive": _early(naive, early),
-        "diluted": _early({part: getattr(diluted, part) for part in ("control", "treatment", "effect", "se", "ci", "p")}, early),
+        **found._asdict(),
+        "naive": {"se": naive.se, "p": naive.p},
+        "diluted": {part: getattr(diluted, part) for part in ("control", "treatment", "effect", "se", "ci", "p")},
     }
 
 
-def _sums(sessions: Sessions, metric: Metric) -> Sums:
-    return sums_of(metric.x, metric.d, sessions.arm, sessions.user, sessions.users)
-
-
-def _sequential(core: Sessions, x: Floats, settings: Settings) -> dict[str, Any]:
+def _sequential(core: Sessions, x: Floats, settings: AnalysisSettings) -> dict[str, Any]:
     looks = looks_of(core, x, None, settings.horizon, settings.alpha)
     if not looks:
         return {"p": None, "ci": None, "planned_sessions": settings.horizon, "looks": 0, "reason": "no triggered sessions"}
@@ -126,7 +118,7 @@ def _sequential(core: Sessions, x: Floats, settings: Settings) -> dict[str, Any]
     }
 
 
-def _segments(core: Sessions, x: Floats, settings: Settings, early: str | None) -> dict[str, Any]:
+def _segments(core: Sessions, x: Floats, settings: AnalysisSettings, early: str | None) -> dict[str, Any]:
     """The segments; those that the table names share the planned sessions evenly. Before the end the last look decides."""
     found: dict[str, Any] = {}
     last: list[float | None] = []
@@ -167,7 +159,7 @@ def _early(part: dict[str, Any], early: str | None) -> dict[str, Any]:
     return part | hidden | ({"reason": part["reason"] or early} if "reason" in part else {})
 
 
-def cap_of(core: Sessions, settings: Settings) -> float:
+def cap_of(core: Sessions, settings: AnalysisSettings) -> float:
     """The bound of the primary metric, from triggered sessions: the same for all."""
     if settings.winsorise is None or not core.rows:
         return math.inf

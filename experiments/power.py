@@ -17,12 +17,14 @@ from typing import Final, NamedTuple
 from scipy import optimize, stats
 
 from experiments.effect import ALPHA
+from experiments.settings import MOST_PLANNED
+from schemas.errors import ConfigError
 
 POWER: Final = 0.8
 EQUAL: Final = (50.0, 50.0)
 
 
-class Metric(NamedTuple):
+class Baseline(NamedTuple):
     """A metric before the experiment: its mean, and the standard deviation ``sd`` of a session; ``F`` is ``design_effect``.
 
     Of a ratio ``Σx/Σd`` the mean is the ratio, and ``sd`` that of ``(x - mean · d)`` over the mean of ``d``.
@@ -64,31 +66,33 @@ class Size(NamedTuple):
     days: int | None
 
 
-def sessions_for(metric: Metric, mde: float, design: Design = STANDARD) -> float:
+def sessions_for(baseline: Baseline, mde: float, design: Design = STANDARD) -> float:
     """How many triggered sessions, both arms together, find the relative effect ``mde``; not rounded.
 
     Revenue a user of $1.25, standard deviation $3, change of 5 % (Larsen and others, Statistical Challenges in Online Controlled
     Experiments, The American Statistician 78, 2024, section 2: by the rule of 16 ``16 · 3² / (1.25 · 0.05)²`` = 36,864 an arm):
 
-    >>> round(sessions_for(Metric(1.25, 3), 0.05) / 2), round(16 * 3**2 / (1.25 * 0.05)**2)
+    >>> round(sessions_for(Baseline(1.25, 3), 0.05) / 2), round(16 * 3**2 / (1.25 * 0.05)**2)
     (36168, 36864)
     """
-    return metric.design_effect * metric.sd**2 * design.spread * (noncentrality(design) / (metric.mean * mde)) ** 2
+    in_deviations = baseline.mean / baseline.sd * mde
+    needed = noncentrality(design) / in_deviations if in_deviations > 0 else math.inf
+    return baseline.design_effect * design.spread * needed * needed
 
 
-def mde_of(metric: Metric, sessions: float, design: Design = STANDARD) -> float:
+def mde_of(baseline: Baseline, sessions: float, design: Design = STANDARD) -> float:
     """The smallest relative effect that so many triggered sessions, both arms together, find."""
-    return noncentrality(design) * math.sqrt(metric.design_effect * metric.sd**2 * design.spread / sessions) / metric.mean
-
-
-def power_of(metric: Metric, sessions: float, mde: float, design: Design = STANDARD) -> float:
-    """With which probability so many triggered sessions find the relative effect ``mde``."""
-    error = math.sqrt(metric.design_effect * metric.sd**2 * design.spread / sessions)
-    return _power(metric.mean * mde / error, design.alpha)
+    return noncentrality(design) * math.sqrt(baseline.design_effect * design.spread / sessions) * (baseline.sd / baseline.mean)
 
 
 def size_of(triggered: float, design: Design, trigger_rate: float, sessions_per_day: float | None) -> Size:
-    """Whole sessions, by arm and with those that are not triggered, and the days at ``sessions_per_day`` of them all."""
+    """Whole sessions, by arm and with those that are not triggered, and the days at ``sessions_per_day`` of them all.
+
+    ``ConfigError`` where it would never end.
+    """
+    if not max(triggered, triggered / trigger_rate, triggered / trigger_rate / (sessions_per_day or 1)) <= MOST_PLANNED:
+        msg = f"the sessions or days that are needed == more than {MOST_PLANNED:g}, must be fewer: plan for a larger effect"
+        raise ConfigError(msg)
     control, treatment = (_ceil(share * triggered) for share in design.shares)
     both = control + treatment
     sessions = _ceil(both / trigger_rate)

@@ -9,6 +9,7 @@ from experiments.effect import Sums, pulls_of
 from experiments.sessions import CONTROL, TREATMENT
 from experiments.srm import ALERT
 from experiments.units import MOST_IN_BOTH_ARMS, Screened
+from experiments.wording import p_text, percent_text, share_text
 
 ONE_USER: Final = 0.3
 """The share of the effect's variance, carried by one user, above which that is told."""
@@ -23,14 +24,14 @@ def reasons_of(srm: Mapping[str, Any], units: Screened, triggered: Mapping[str, 
     unit = srm["unit"]
     for which in ("all", "triggered"):
         counts, ps = srm[which], [("p", "p"), ("sequential_p", "always-valid p")]
-        low = [f"{name} {_told(counts[p])}" for p, name in ps if counts[p] is not None and counts[p] < ALERT]
+        low = [f"{name} {p_text(counts[p])}" for p, name in ps if counts[p] is not None and counts[p] < ALERT]
         if low:
             got = f"{counts['control']:,} {unit}s in control and {counts['treatment']:,} in treatment"
             weights = " to ".join(f"{weight:g}" for weight in srm["weights"])
             reasons.append(f"sample-ratio mismatch on {which} {unit}s: {got}, with weights {weights} ({', '.join(low)})")
     if units.mixed:
-        share = f"{units.units_in_both_arms:,} of {units.units:,} {unit}s were in both arms ({units.share:.1%})"
-        reasons.append(f"{share}, must be at most {MOST_IN_BOTH_ARMS:.0%}")
+        share = f"{units.units_in_both_arms:,} of {units.units:,} {unit}s were in both arms ({share_text(units.share)})"
+        reasons.append(f"{share}, must be at most {percent_text(MOST_IN_BOTH_ARMS)}")
     reasons += [f"no triggered sessions in {arm}" for arm in ("control", "treatment") if not triggered[arm]]
     return reasons
 
@@ -57,7 +58,3 @@ def without_numbers(part: Any, reason: str) -> Any:
     if "action" in part:
         emptied["action"] = KEEP_TESTING
     return emptied
-
-
-def _told(p: float) -> str:
-    return f"= {p:.2g}" if p >= 1e-300 else "< 1e-300"

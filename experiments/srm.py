@@ -13,7 +13,7 @@ from scipy.special import gammaln
 from experiments.sessions import Floats, Ints, Sessions
 from experiments.units import codes_of
 from schemas.errors import ConfigError, shown
-from schemas.experiments import Unit
+from schemas.experiments import MAX_WEIGHT, Unit
 
 ALERT: Final = 0.001
 """Below this p-value there is a mismatch: strict, for it is looked at often (Fabijan et al. 2019)."""
@@ -31,7 +31,8 @@ def srm_of(counts: Sequence[float] | Ints, weights: Sequence[float]) -> float | 
     if not seen.sum() > 0:
         return None
     expected = shares * seen.sum()
-    chi2 = float((((seen - expected) ** 2) / expected).sum())
+    with np.errstate(over="ignore"):
+        chi2 = float((((seen - expected) ** 2) / expected).sum())
     return float(stats.chi2.sf(chi2, len(shares) - 1))
 
 
@@ -68,7 +69,9 @@ def counts_by_look(sessions: Sessions, unit: Unit) -> Ints:
 
 def _shares(weights: Sequence[float], shape: tuple[int, ...]) -> Floats:
     given = np.asarray(weights, np.float64)
-    if len(given) < 2 or shape != given.shape or not (np.isfinite(given).all() and (given > 0).all()):
-        msg = f"weights == {shown(list(weights))}, must be a number above 0 for each arm, of which there are at least 2"
+    shares = given / given.sum() if len(given) > 1 and ((given > 0) & (given <= MAX_WEIGHT)).all() else np.zeros(1)
+    if shape != shares.shape or not (shares > 0).all():
+        must = f"a number above 0 and at most {MAX_WEIGHT:g} for each arm, of which there are at least 2"
+        msg = f"weights == {shown(list(weights))}, must be {must}"
         raise ConfigError(msg)
-    return np.asarray(given / given.sum())
+    return np.asarray(shares)

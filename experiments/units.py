@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from experiments.sessions import CONTROL, TREATMENT, Flags, Ints, Sessions, where
+from experiments.sessions import Flags, Ints, Sessions, where
 from schemas.experiments import Unit
 
 MOST_IN_BOTH_ARMS: Final = 0.01
@@ -17,6 +17,7 @@ class Screened(NamedTuple):
     """The sessions that may be read, and what was left out: ``units`` counts those dropped too, ``share`` is theirs among them.
 
     ``dropped_sessions`` are the distinct sessions of units in both arms, ``copies`` the rows beyond the first of a session and arm.
+    ``users_in_both_arms`` counts those dropped too; no fault where sessions were assigned.
     """
 
     sessions: Sessions
@@ -25,6 +26,7 @@ class Screened(NamedTuple):
     dropped_sessions: int
     copies: int
     share: float
+    users_in_both_arms: int
 
     @property
     def mixed(self) -> bool:
@@ -39,14 +41,15 @@ def screened(sessions: Sessions, unit: Unit) -> Screened:
     kept = where(sessions, firsts) if copies else sessions
     of_unit = codes_of(kept, unit)
     there = arms_of(kept, of_unit)
-    both = there[CONTROL] & there[TREATMENT]
-    units, in_both = int((there[CONTROL] | there[TREATMENT]).sum()), int(both.sum())
+    both = np.asarray(there.all(axis=0))
+    units, in_both = int(there.any(axis=0).sum()), int(both.sum())
+    users = in_both if unit == "user" else int(arms_of(kept, kept.user).all(axis=0).sum())
     dropped = 0
     if in_both:
         gone = both[of_unit]
         dropped = distinct(kept.session[gone])
         kept = where(kept, ~gone)
-    return Screened(kept, units, in_both, dropped, copies, in_both / units if units else 0.0)
+    return Screened(kept, units, in_both, dropped, copies, in_both / units if units else 0.0, users)
 
 
 def codes_of(sessions: Sessions, unit: Unit) -> Ints:
@@ -59,12 +62,6 @@ def arms_of(sessions: Sessions, codes: Ints) -> Flags:
     there = np.zeros((2, _below(codes)), bool)
     there[sessions.arm, codes] = True
     return there
-
-
-def users_in_both_arms(sessions: Sessions) -> int:
-    """How many users have sessions in both arms: no fault where sessions were assigned."""
-    there = arms_of(sessions, sessions.user)
-    return int((there[CONTROL] & there[TREATMENT]).sum())
 
 
 def distinct(codes: Ints) -> int:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 from experiments.effects import BANDIT, RAMP_UP, ROLL_BACK
 from experiments.settings import PRIMARY
+from experiments.wording import change_text, interval_text, level_text, number_text, p_text, percent_text
 
 Tone = Literal["stop", "good", "bad", "mixed", "open"]
-NONE: Final = "–"
-MINUS: Final = "\N{MINUS SIGN}"
 NAMES: Final[Mapping[str, str]] = {PRIMARY: "vehicles viewed a session", "ctr": "click-through rate", "lead": "lead rate"}
-SHARES: Final = frozenset({"ctr", "lead"})
-_MOST_DECIMALS: Final = 8
 
 
 class Verdict(NamedTuple):
@@ -46,57 +42,6 @@ def at_planned_end(document: Mapping[str, Any]) -> bool:
 def is_early(document: Mapping[str, Any]) -> bool:
     """Whether sessions were planned that are not there yet."""
     return bool(document["planned_sessions_given"]) and not at_planned_end(document)
-
-
-def number_text(value: float | None, se: float | None = None, *, share: bool = False, sign: bool = False) -> str:
-    """A mean, a share (in per cent) or a difference of them (``sign``; of shares, in percentage points), in as many digits as
-    its standard error makes sense of.
-
-    >>> number_text(5.12345, 0.0312), number_text(-0.00123, 0.0005, share=True, sign=True), number_text(None)
-    ('5.123', '−0.123 pp', '–')
-    """  # noqa: D205
-    if value is None:
-        return NONE
-    scale = 100 if share else 1
-    decimals = 2 if not se else min(max(1 - math.floor(math.log10(scale * se)), 0), _MOST_DECIMALS)
-    text = f"{scale * value:{'+' if sign else ''},.{decimals}f}".replace("-", MINUS)
-    return text + (" pp" if sign else " %") * share
-
-
-def interval_text(interval: Sequence[float] | None, se: float | None = None, *, share: bool = False) -> str:
-    """An interval of differences.
-
-    >>> interval_text([-0.012, 0.34], 0.09)
-    '−0.012 to +0.340'
-    """
-    return NONE if interval is None else " to ".join(number_text(end, se, share=share, sign=True) for end in interval)
-
-
-def percent_text(share: float | None) -> str:
-    """A relative difference.
-
-    >>> percent_text(-0.0456)
-    '−4.6 %'
-    """
-    return NONE if share is None else f"{share:+.1%}".replace("-", MINUS).replace("%", " %")
-
-
-def level_text(alpha: float) -> str:
-    """The level of intervals.
-
-    >>> level_text(0.05), level_text(0.001)
-    ('95 %', '99.9 %')
-    """
-    return f"{100 * (1 - alpha):.4g} %"
-
-
-def p_text(p: float | None) -> str:
-    """A p-value.
-
-    >>> p_text(0.04321), p_text(1e-9), p_text(0.5)
-    ('0.043', '< 0.0001', '0.50')
-    """
-    return NONE if p is None else "< 0.0001" if p < 1e-4 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
 
 
 def _headline(document: Mapping[str, Any]) -> tuple[Tone, str]:
@@ -134,7 +79,7 @@ def _overall(document: Mapping[str, Any]) -> str:
     primary, ended = document["metrics"][PRIMARY], at_planned_end(document)
     interval = primary["ci"] if ended else document["sequential"]["ci"]
     kind = "at the planned end" if ended else "valid however often one looks"
-    rel = "" if primary["rel"] is None else f" ({percent_text(primary['rel'])})"
+    rel = "" if primary["rel"] is None else f" ({change_text(primary['rel'])})"
     text = (
         f"In triggered sessions the effect is {number_text(primary['effect'], primary['se'], sign=True)} {NAMES[PRIMARY]}{rel}, "
         f"from {number_text(primary['control'], primary['se'])} in control"
@@ -146,7 +91,7 @@ def _overall(document: Mapping[str, Any]) -> str:
 
 def _guardrails(document: Mapping[str, Any]) -> list[str]:
     return [
-        f"Not shown to be safe: {NAMES[each['metric']]} may have lost more than {100 * each['margin']:g} %."
+        f"Not shown to be safe: {NAMES[each['metric']]} may have lost more than {percent_text(each['margin'])}."
         for each in document["guardrails"]
         if each["passed"] is False
     ]

@@ -8,19 +8,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
-import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from experiments.analysis import analyse
-from experiments.settings import GUARDRAILS, METRICS, Settings
+from experiments.analysis import analysis_of
+from experiments.settings import GUARDRAILS, METRICS, AnalysisSettings
+from experiments.units import Screened, screened
 from pipelines.analysis_report import show
 from pipelines.sessions_file import ARMS, read_sessions_file
+from pipelines.table_options import Progress, add_table_options, arms_in, numbers_in, tell_unknown
 from schemas.errors import EXIT_OK, ConfigError, shown
-from schemas.experiments import UNITS
 
-QUIET_S: Final = 2.0
 VARYING: Final = "arm probabilities vary between rows, so sessions of different times don't compare; see --holdout"
 
 
@@ -29,10 +27,17 @@ class Config:
     """What to read, and how; ``ConfigError`` when it can't be done."""
 
     sessions: str
-    settings: Settings
+    settings: AnalysisSettings
     arms: tuple[str, ...] = ARMS
     holdout: bool = False
     as_json: bool = False
+
+
+class Analysed(NamedTuple):
+    """The document, and the sessions that it is of."""
+
+    document: dict[str, Any]
+    units: Screened
 
 
 def parse_args(argv: Sequence[str]) -> Config:
@@ -70,13 +75,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def config_of(given: argparse.Namespace) -> Config:
     """The config in such options."""
-    settings = Settings(
+    settings = AnalysisSettings(
         given.unit,
         numbers_in("--weights", given.weights),
         given.alpha,
         given.planned_sessions,
         given.winsorise,
-        dict(map(_guardrail, given.guardrail)) or dict(GUARDRAILS),
+        _guardrails(given.guardrail) or dict(GUARDRAILS),
         tuple(given.bandit),
         given.experiment,
     )
@@ -86,7 +91,7 @@ def config_of(given: argparse.Namespace) -> Config:
 def run(argv: Sequence[str]) -> int:
     """Run ``forecourt experiment analyse …``; the exit status."""
     config = parse_args(argv)
-    document = document_of(config)
+    document = analysed(config).document
     if config.as_json:
         print(json.dumps(document, allow_nan=False))
     else:
@@ -94,62 +99,27 @@ def run(argv: Sequence[str]) -> int:
     return EXIT_OK
 
 
-def document_of(config: Config) -> dict[str, Any]:
-    """Read and analyse; tells on stderr what was left out, and how it goes when it takes a while."""
+def analysed(config: Config) -> Analysed:
+    """Read and analyse. Tells on stderr what was left out, and how it goes when it takes a while."""
     progress = Progress()
     found = read_sessions_file(config.sessions, config.arms, holdout=config.holdout)
     tell_unknown(found.unknown, config.sessions)
     progress.say(f"{found.sessions.rows:,} sessions read")
     warnings = [VARYING] if found.probabilities_vary else []
-    document = analyse(found.sessions, config.settings, found.other_arms, warnings)
+    units = screened(found.sessions, config.settings.unit)
+    document = analysis_of(units, config.settings, found.other_arms, warnings)
     progress.say("analysed")
-    return document
+    return Analysed(document, units)
 
 
-class Progress:
-    """Tells on stderr what is done, once it has taken more than two seconds."""
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-
-    def say(self, what: str) -> None:
-        """Tell it, with the seconds since the start."""
-        if (seconds := time.monotonic() - self._began) > QUIET_S:
-            print(f"{what}, {seconds:.1f} s", file=sys.stderr)
-
-
-def add_table_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """The options that say which table, and what was randomised in which proportion."""
-    parser.add_argument("--sessions", required=required, metavar="FILE", help="the sessions table: CSV (.gz too) or Parquet")
-    parser.add_argument("--unit", required=required, choices=UNITS, help="what was randomised")
-    parser.add_argument("--weights", default="50,50", metavar="A,B", help="of control and treatment; default: %(default)s")
-    parser.add_argument(
-        "--arms", default=",".join(ARMS), metavar="A,B", help="the names of control and treatment; default: %(default)s"
-    )
-
-
-def numbers_in(option: str, text: str) -> tuple[float, ...]:
-    """Numbers with commas between them."""
-    try:
-        return tuple(float(each) for each in text.split(","))
-    except ValueError:
-        msg = f"{option} == {shown(text)}, must be numbers with commas between them, such as 50,50"
-        raise ConfigError(msg) from None
-
-
-def arms_in(text: str) -> tuple[str, ...]:
-    """The names of two arms."""
-    arms = tuple(each.strip() for each in text.split(","))
-    if len(arms) != 2 or not all(arms) or arms[0] == arms[1]:
-        msg = f"--arms == {shown(text)}, must be two names with a comma between them, such as control,treatment"
-        raise ConfigError(msg)
-    return arms
-
-
-def tell_unknown(columns: Sequence[str], path: str) -> None:
-    """Tell on stderr which columns are left alone."""
-    if columns:
-        print(f"{path}: left alone, for they are unknown: {', '.join(map(repr, columns))}", file=sys.stderr)
+def _guardrails(texts: Sequence[str]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for metric, margin in map(_guardrail, texts):
+        if metric in found:
+            msg = f"--guardrail == {metric}={margin:g}, must be given once for {metric}: it was {found[metric]:g}"
+            raise ConfigError(msg)
+        found[metric] = margin
+    return found
 
 
 def _guardrail(text: str) -> tuple[str, float]:

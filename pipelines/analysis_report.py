@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from experiments.metrics import SHARES
+from experiments.wording import change_text, count_text, interval_text, level_text, number_text, p_text, percent_text, share_text
 from pipelines.console import WIDE_COLUMNS, table_console
-
-_SHARES: Final = frozenset({"ctr", "lead"})
 
 
 def show(document: Mapping[str, Any], out: Console | None = None) -> None:
@@ -44,21 +45,10 @@ def srm_table(srm: Mapping[str, Any]) -> Table:
     return table
 
 
-def p_text(p: float | None) -> str:
-    """A p-value as people read it.
-
-    >>> p_text(0.04321), p_text(1e-9), p_text(None)
-    ('0.043', '<0.0001', '–')
-    """
-    if p is None:
-        return "–"
-    return "<0.0001" if p < 1e-4 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
-
-
 def _population(document: Mapping[str, Any]) -> Text:
     population = document["population"]
     everyone, core = sum(population["all"].values()), sum(population["triggered"].values())
-    rate = "" if population["trigger_rate"] is None else f" ({population['trigger_rate']:.1%})"
+    rate = "" if population["trigger_rate"] is None else f" ({share_text(population['trigger_rate'])})"
     name = "" if document["experiment"] is None else f"{document['experiment']}: "
     told = f"{name}{everyone:,} sessions of {population['users']:,} users, {core:,} triggered{rate}"
     left_out = [
@@ -71,23 +61,23 @@ def _population(document: Mapping[str, Any]) -> Text:
 
 
 def _show_effects(document: Mapping[str, Any], out: Console) -> None:
-    level = f"{1 - document['alpha']:.0%}"
+    level = level_text(document["alpha"])
     wide = out.width >= WIDE_COLUMNS
     out.print(_metrics(document, level, wide=wide))
     _show_reasons(document["metrics"], document["warnings"], out)
     primary, sequential = document["metrics"]["vehicles_viewed"], document["sequential"]
     if sequential["ci"] is not None:
-        looks = f"{sequential['looks']} look{'' if sequential['looks'] == 1 else 's'}"
+        looks = count_text(sequential["looks"], "look")
         out.print(
-            f"always valid ({looks}): effect on vehicles_viewed {_number(primary['effect'], sign=True)}, {level} "
-            f"{_interval(sequential['ci'])}, p {p_text(sequential['p'])}",
+            f"always valid ({looks}): effect on vehicles_viewed {number_text(primary['effect'], primary['se'], sign=True)}, "
+            f"{level} {interval_text(sequential['ci'], primary['se'])}, p {p_text(sequential['p'])}",
             highlight=False,
             soft_wrap=True,
         )
     _show_cuped(document["cuped"], level, out)
     for each in document["guardrails"]:
         verdict = {None: each["reason"], True: "passed", False: "not passed"}[each["passed"]]
-        out.print(f"guardrail: {each['metric']} loses less than {each['margin']:.0%}: {verdict} (p {p_text(each['p'])})")
+        out.print(f"guardrail: {each['metric']} loses less than {percent_text(each['margin'])}: {verdict} (p {p_text(each['p'])})")
     if document["segments"]:
         out.print(_segments(document, level, wide=wide))
         _show_reasons(document["segments"], document["warnings"], out)
@@ -101,8 +91,8 @@ def _show_cuped(cuped: Mapping[str, Any], level: str, out: Console) -> None:
         return
     narrower = "" if cuped["variance_ratio"] is None else f", variance × {cuped['variance_ratio']:.2f}"
     out.print(
-        f"adjusted by what was known before (CUPED): {_number(cuped['effect'], sign=True)}, {level} {_interval(cuped['ci'])}, "
-        f"p {p_text(cuped['p'])}{narrower}",
+        f"adjusted by what was known before (CUPED): {number_text(cuped['effect'], cuped['se'], sign=True)}, {level} "
+        f"{interval_text(cuped['ci'], cuped['se'])}, p {p_text(cuped['p'])}{narrower}",
         highlight=False,
         soft_wrap=True,
     )
@@ -117,22 +107,23 @@ def _metrics(document: Mapping[str, Any], level: str, *, wide: bool) -> Table:
         level,
         "p",
         "p, naive",
-        *(["relative", "in all sessions"] if wide else []),
+        *(["relative", "all sessions"] if wide else []),
     ]
-    table = _table("triggered sessions, errors clustered by user", columns, level)
+    table = _table("triggered sessions, errors clustered by user", columns, level, wide=wide)
     for name, each in document["metrics"].items():
-        share = name in _SHARES
+        number = functools.partial(number_text, share=name in SHARES)
+        diluted = each["diluted"]
         told = each["p"] is not None  # before the planned end the interval doesn't hold either
         cells = [
             name,
-            _number(each["control"], share=share),
-            _number(each["treatment"], share=share),
-            _number(each["effect"], share=share, sign=True),
-            _interval(each["ci"], share=share) if told else "–",
+            number(each["control"], each["se"]),
+            number(each["treatment"], each["se"]),
+            number(each["effect"], each["se"], sign=True),
+            interval_text(each["ci"] if told else None, each["se"], share=name in SHARES),
             p_text(each["p"]),
             p_text(each["naive"]["p"]),
-            _relative(each["rel"]),
-            _number(each["diluted"]["effect"], share=share, sign=True),
+            change_text(each["rel"]),
+            number(diluted["effect"], diluted["se"], sign=True),
         ]
         table.add_row(*cells[: len(columns)])
     return table
@@ -143,18 +134,18 @@ def _segments(document: Mapping[str, Any], level: str, *, wide: bool) -> Table:
     ci, p = ("ci_sequential", "p_sequential") if early else ("ci", "p_holm")
     columns = ["segment", "sessions", "control", "treatment", "effect", level, "p" if early else "p, Holm", "action"]
     columns += ["relative"] if wide else []
-    table = _table("segments: effect on vehicles_viewed" + (", always valid" if early else ""), columns, level)
+    table = _table("segments: effect on vehicles_viewed" + (", always valid" if early else ""), columns, level, wide=wide)
     for name, each in document["segments"].items():
         cells = [
             Text(name),
             f"{each['sessions']:,}",
-            _number(each["control"]),
-            _number(each["treatment"]),
-            _number(each["effect"], sign=True),
-            _interval(each[ci]),
+            number_text(each["control"], each["se"]),
+            number_text(each["treatment"], each["se"]),
+            number_text(each["effect"], each["se"], sign=True),
+            interval_text(each[ci], each["se"]),
             p_text(each[p]),
             each["action"],
-            _relative(each["rel"]),
+            change_text(each["rel"]),
         ]
         table.add_row(*cells[: len(columns)])
     return table
@@ -170,26 +161,11 @@ def _show_reasons(parts: Mapping[str, Mapping[str, Any]], warnings: Sequence[str
         out.print(Text(f"{', '.join(of)}: {reason}"), soft_wrap=True)
 
 
-def _table(title: str, columns: Sequence[str], level: str) -> Table:
-    """Only intervals are broken where the screen is narrow."""
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+def _table(title: str, columns: Sequence[str], level: str, *, wide: bool) -> Table:
+    """Only intervals and names of segments are broken where the screen is narrow."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, int(wide), 0, 0))
     for column in columns:
         left = column in {"metric", "segment", "action"}
-        table.add_column(column, justify="left" if left else "right", no_wrap=column != level, overflow="fold")
+        least = {level: len("+0.00 to"), "segment": len("segment")}.get(column)
+        table.add_column(column, justify="left" if left else "right", no_wrap=least is None, min_width=least, overflow="fold")
     return table
-
-
-def _relative(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.1%}"
-
-
-def _number(value: float | None, *, share: bool = False, sign: bool = False) -> str:
-    if value is None:
-        return "–"
-    return format(value, "+.2%" if share else "+.3f") if sign else format(value, ".2%" if share else ".3f")
-
-
-def _interval(interval: list[float] | None, *, share: bool = False) -> str:
-    if interval is None:
-        return "–"
-    return " to ".join(_number(each, share=share, sign=True) for each in interval)

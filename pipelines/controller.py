@@ -20,7 +20,7 @@ from rich.table import Table
 from experiments.analysis import analyse
 from experiments.controller import Decision, Evidence, applied, decide, evidence_of, settings_of
 from experiments.sessions import Ints, Sessions, triggered
-from experiments.settings import Settings
+from experiments.settings import AnalysisSettings
 from experiments.units import screened
 from pipelines.console import table_console
 from pipelines.decisions_log import append, check_log, last_steps
@@ -92,7 +92,7 @@ def run(argv: Sequence[str]) -> int:
     steps = {} if config.log is None else last_steps(config.log, experiment.name, experiment.version)
     table = read_sessions_file(config.sessions, (control.name, treatment.name))
     controller = experiment.controller or Controller()
-    reading = Settings(
+    reading = AnalysisSettings(
         experiment.unit,
         (control.weight, treatment.weight),
         controller.alpha,

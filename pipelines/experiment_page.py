@@ -13,22 +13,12 @@ from typing import Any, Final, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from experiments.metrics import SHARES
 from experiments.sequential import Look
 from experiments.settings import PRIMARY
 from experiments.srm import ALERT
-from experiments.verdict import (
-    NAMES,
-    NONE,
-    SHARES,
-    at_planned_end,
-    interval_text,
-    is_early,
-    level_text,
-    number_text,
-    p_text,
-    percent_text,
-    verdict_of,
-)
+from experiments.verdict import NAMES, at_planned_end, is_early, verdict_of
+from experiments.wording import NONE, change_text, interval_text, level_text, number_text, p_text, percent_text, share_text
 from pipelines.experiment_plots import effect_over_time, sample_ratio_over_time
 from pipelines.sessions_file import NO_DAYS
 
@@ -71,7 +61,15 @@ def page_of(document: Mapping[str, Any], course: Course) -> str:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"p": p_text, "percent": percent_text, "number": number_text, "interval": interval_text, "count": _count}
+    environment.filters |= {
+        "p": p_text,
+        "change": change_text,
+        "share": share_text,
+        "percent": percent_text,
+        "number": number_text,
+        "interval": interval_text,
+        "count": _count,
+    }
     level = level_text(document["alpha"])
     ended = at_planned_end(document)
     several = len(course.days) > 1

@@ -16,6 +16,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from experiments.sequential import Look
 from experiments.srm import ALERT
+from experiments.wording import MINUS
 from pipelines.page_plots import INK, NEW, OLD, QUIET, figure_of, style_of, svg_of
 
 WIDE_INCHES: Final = (8.0, 3.2)
@@ -49,9 +50,7 @@ def effect_over_time(
         axes.set_ylabel("difference in vehicles viewed")
         axes.set_ylim(*_limits(known))
         axes.yaxis.set_major_locator(MaxNLocator(6))
-        axes.yaxis.set_major_formatter(
-            FuncFormatter(lambda value, _: f"{value:+.3g}".replace("-", "\N{MINUS SIGN}") if value else "0")
-        )
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+.3g}".replace("-", MINUS) if value else "0"))
         axes.legend(frameon=False, loc="best", fontsize=9, labelcolor=INK, ncols=3 if wide else 1)
         return svg_of(figure, "Effect on vehicles viewed at the end of each day, with its always-valid band")
 
@@ -61,15 +60,16 @@ def sample_ratio_over_time(ps: Mapping[str, Sequence[float]], days: Sequence[str
     with mpl.rc_context(style_of(f"sample ratio {wide}")):
         figure, axes = _figure(wide)
         xs = _axis(axes, days)
-        for (name, values), (colour, width) in zip(ps.items(), ((OLD, 5), (NEW, 2)), strict=True):
-            axes.plot(
-                xs, [max(p, LEAST_P) for p in values], color=colour, linewidth=width, marker="o", markersize=width + 1.5, label=name
-            )
+        known = {name: [max(p, LEAST_P) for p in values] for name, values in ps.items()}
+        for (name, values), (colour, width) in zip(known.items(), ((OLD, 5), (NEW, 2)), strict=True):
+            if not values:  # no such units: nothing to draw
+                continue
+            axes.plot(xs, values, color=colour, linewidth=width, marker="o", markersize=width + 1.5, label=name)
         axes.axhline(ALERT, color=INK, linewidth=1)
         beside = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
         axes.annotate("alert", (1, ALERT), (5, 0), color=INK, fontsize=9, **beside)
         axes.set_yscale("log")
-        axes.set_ylim(min(ALERT / 10, min(min(max(p, LEAST_P) for p in values) for values in ps.values()) / 3), 2)
+        axes.set_ylim(min(ALERT / 10, *(min(values) / 3 for values in known.values() if values)), 2)
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_ylabel("p, always valid")

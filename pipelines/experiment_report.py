@@ -14,15 +14,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from experiments.analysis import analyse
 from experiments.effects import cap_of
 from experiments.sequential import looks_of
-from experiments.sessions import Sessions, dense, triggered
-from experiments.settings import Settings
+from experiments.sessions import Sessions, triggered
+from experiments.settings import AnalysisSettings
 from experiments.srm import counts_by_look, log_bayes_factors
-from experiments.units import screened
-from pipelines.analyse import VARYING, Config, Progress, add_options, config_of, tell_unknown
-from pipelines.sessions_file import read_sessions_file
+from pipelines.analyse import Config, add_options, analysed, config_of
 from schemas.errors import EXIT_OK, ConfigError
 from transforms.whole_files import replace_bytes
 
@@ -47,14 +44,8 @@ def parse_args(argv: Sequence[str]) -> tuple[Config, str]:
 def run(argv: Sequence[str]) -> int:
     """Run ``forecourt experiment report …``; the exit status."""
     config, to = parse_args(argv)
-    progress = Progress()
-    found = read_sessions_file(config.sessions, config.arms, holdout=config.holdout)
-    tell_unknown(found.unknown, config.sessions)
-    progress.say(f"{found.sessions.rows:,} sessions read")
-    warnings = [VARYING] if found.probabilities_vary else []
-    document = analyse(found.sessions, config.settings, found.other_arms, warnings)
-    progress.say("analysed")
-    path = write_page(document, found.sessions, config.settings, to)
+    document, units = analysed(config)
+    path = write_page(document, units.sessions, config.settings, to)
     if config.as_json:
         print(json.dumps({**document, "page": path}, allow_nan=False))
     else:
@@ -62,18 +53,15 @@ def run(argv: Sequence[str]) -> int:
     return EXIT_OK
 
 
-def write_page(document: dict[str, Any], sessions: Sessions, settings: Settings, to: str) -> str:
-    """Write the page of a document and the sessions it is of; its path."""
+def write_page(document: dict[str, Any], everyone: Sessions, settings: AnalysisSettings, to: str) -> str:
+    """Write the page of a document and the screened sessions it is of; its path."""
     from pipelines.experiment_page import Course, page_of  # plots take a second to import
 
-    everyone = screened(sessions, settings.unit).sessions
     core = triggered(everyone)
     looks = []
     if document["readable"]:
-        user, users = dense(core.user, core.users)
-        slim = core._replace(user=user, users=users)
-        looks = looks_of(slim, np.minimum(core.vehicles, cap_of(core, settings)), None, settings.horizon, settings.alpha)
-    course = Course(sessions.days, tuple(looks), ratio_ps(everyone, settings), ratio_ps(core, settings))
+        looks = looks_of(core, np.minimum(core.vehicles, cap_of(core, settings)), None, settings.horizon, settings.alpha)
+    course = Course(everyone.days, tuple(looks), ratio_ps(everyone, settings), ratio_ps(core, settings))
     path = page_path(to, settings.experiment)
     replace_bytes(path, page_of(document, course).encode())
     return path
@@ -90,7 +78,7 @@ def page_path(to: str, experiment: str | None) -> str:
     return str(Path(to) / (re.sub(r"[^\w.-]", "_", experiment or NAMELESS, flags=re.ASCII) + PAGE))
 
 
-def ratio_ps(sessions: Sessions, settings: Settings) -> tuple[float, ...]:
+def ratio_ps(sessions: Sessions, settings: AnalysisSettings) -> tuple[float, ...]:
     """The always-valid p-value of the sample ratio up to the end of each day: the last is that of ``srm.sequential_srm``."""
     counts = counts_by_look(sessions, settings.unit).astype(np.float64)
     if not counts.any():

@@ -17,16 +17,20 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from experiments.design_effect import REPLAYS, DesignEffect, base_of, design_effect, first_rows, parts_of
+from experiments.design_effect import REPLAYS, DesignEffect, baseline_of, design_effect, first_rows
 from experiments.effect import ALPHA
-from experiments.power import EQUAL, POWER, Design, Metric, mde_of, sessions_for, size_of
+from experiments.metrics import columns_of
+from experiments.power import EQUAL, POWER, Baseline, Design, mde_of, sessions_for, size_of
 from experiments.sessions import Sessions, triggered
-from experiments.settings import METRICS, PRIMARY
+from experiments.settings import METRICS, MOST_PLANNED, PRIMARY, check_weights
+from experiments.wording import count_text
 from pipelines.power_table import show
 from pipelines.sessions_file import NO_DAYS, read_all_sessions
+from pipelines.table_options import numbers_in
 from schemas.errors import EXIT_OK, ConfigError, shown
 from schemas.experiments import UNITS, Unit
 
+LEAST_MDE: Final = 1e-6
 MDES: Final = (0.01, 0.02, 0.05, 0.1, 0.2)
 TOLD_FROM: Final = 1_000_000  # sessions: reading and replaying takes seconds
 GIVEN, MEASURED, ASSUMED = "given", "measured", "assumed"
@@ -46,7 +50,7 @@ class Config:
     sessions_per_day: float | None = None
     trigger_rate: float | None = None
     design_effect: float | None = None
-    weights: tuple[float, float] = EQUAL
+    weights: tuple[float, ...] = EQUAL
     alpha: float = ALPHA
     power: float = POWER
     replays: int = REPLAYS
@@ -58,8 +62,12 @@ class Config:
         if self.sessions is None and (self.mean is None or self.sd is None):
             msg = "--sessions is missing, must be a sessions table, or else --mean and --sd must both be given"
             raise ConfigError(msg)
-        for option in ("mean", "sd", "mde", "sessions_per_day", "design_effect"):
+        check_weights(self.weights)
+        for option in ("mean", "sd", "sessions_per_day", "design_effect"):
             _check(option, getattr(self, option), 0, math.inf)
+        if self.mde is not None and not LEAST_MDE <= self.mde < math.inf:
+            msg = f"--mde == {self.mde}, must be at least {LEAST_MDE:g}"
+            raise ConfigError(msg)
         _check("alpha", self.alpha, 0, 1)
         _check("power", self.power, self.alpha, 1)
         if self.trigger_rate is not None and not 0 < self.trigger_rate <= 1:
@@ -69,11 +77,14 @@ class Config:
             if (number := getattr(self, option)) is not None and number < least:
                 msg = f"--{option.replace('_', '-')} == {number}, must be at least {least}"
                 raise ConfigError(msg)
+        if self.planned_sessions is not None and self.planned_sessions > MOST_PLANNED:
+            msg = f"--planned-sessions == {shown(self.planned_sessions)}, must be at most {MOST_PLANNED:g}"
+            raise ConfigError(msg)
 
     @property
     def design(self) -> Design:
         """How it will be judged."""
-        return Design(self.alpha, self.power, self.weights)
+        return Design(self.alpha, self.power, (self.weights[0], self.weights[1]))
 
 
 class Value(NamedTuple):
@@ -111,29 +122,14 @@ def parse_args(argv: Sequence[str]) -> Config:
     parser.add_argument("--sessions-per-day", type=float, metavar="N", help="all sessions a day, triggered or not")
     parser.add_argument("--trigger-rate", type=float, metavar="R", help="the share of sessions that are triggered")
     parser.add_argument("--design-effect", type=float, metavar="F", help="how much more variance than independent sessions have")
-    parser.add_argument("--weights", type=weights_of, default=EQUAL, metavar="C,T", help="of control and treatment; default: 50,50")
+    parser.add_argument("--weights", default="50,50", metavar="A,B", help="of control and treatment; default: %(default)s")
     parser.add_argument("--alpha", type=float, default=ALPHA, help="two-sided; default: %(default)s")
     parser.add_argument("--power", type=float, default=POWER, help="default: %(default)s")
     parser.add_argument("--replays", type=int, default=REPLAYS, metavar="N", help="A/A tests replayed; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the replays; default: %(default)s")
     parser.add_argument("--json", action="store_true", dest="as_json", help="print JSON on stdout and nothing else")
-    return Config(**vars(parser.parse_args(argv[1:])))
-
-
-def weights_of(text: str) -> tuple[float, float]:
-    """Two weights.
-
-    >>> weights_of("90,10")
-    (90.0, 10.0)
-    """
-    try:
-        control, treatment = (float(part) for part in text.split(","))
-    except ValueError:
-        control = treatment = math.nan
-    if not (0 < control < math.inf and 0 < treatment < math.inf):
-        msg = f"--weights == {shown(text)}, must be two numbers above 0, such as 50,50"
-        raise ConfigError(msg)
-    return control, treatment
+    given = vars(parser.parse_args(argv[1:]))
+    return Config(**given | {"weights": numbers_in("--weights", given["weights"])})
 
 
 def run(argv: Sequence[str]) -> int:
@@ -142,7 +138,7 @@ def run(argv: Sequence[str]) -> int:
     plan = given(config) if config.sessions is None else measured(config, read_all_sessions(config.sessions))
     document = document_of(config, plan)
     if config.as_json:
-        print(json.dumps(document))
+        print(json.dumps(document, allow_nan=False))
     else:
         show(document)
     return EXIT_OK
@@ -173,15 +169,14 @@ def measured(config: Config, table: Sessions) -> Plan:
     there = triggered(every)
     count, counted = every.rows, there.rows
     if counted < 2:
-        there_are = f"{counted} triggered session{'' if counted == 1 else 's'}"
-        msg = f"{config.sessions} has {there_are}, must have at least 2 with segment_count above 0"
+        msg = f"{config.sessions} has {count_text(counted, 'triggered session')}, must have at least 2 with segment_count above 0"
         raise ConfigError(msg)
-    parts = parts_of(there, config.metric)
-    base = parts if isinstance(parts, str) else base_of(*parts)
-    if isinstance(base, str):
-        msg = f"--metric == {config.metric}, can't be measured in {config.sessions}: {base}"
+    columns = columns_of(there, config.metric)
+    baseline = columns if isinstance(columns, str) else baseline_of(*columns)
+    if isinstance(baseline, str):
+        msg = f"--metric == {config.metric}, can't be measured in {config.sessions}: {baseline}"
         raise ConfigError(msg)
-    mean, sd = _value(config.mean, base.mean, MEASURED), _value(config.sd, base.sd, MEASURED)
+    mean, sd = _value(config.mean, baseline.mean, MEASURED), _value(config.sd, baseline.sd, MEASURED)
     for name, each in (("mean", mean), ("standard deviation", sd)):
         if not (each.value or 0) > 0:
             msg = f"the {name} of {config.metric} in {config.sessions} == {each.value}, must be above 0"
@@ -230,11 +225,14 @@ def document_of(config: Config, plan: Plan) -> dict[str, Any]:
 def row_of(config: Config, plan: Plan, mde: float) -> dict[str, Any]:
     """The sessions and days that find a relative effect."""
     size = size_of(
-        sessions_for(_metric(plan), mde, config.design), config.design, plan.trigger_rate.value or 1.0, plan.sessions_per_day.value
+        sessions_for(_baseline(plan), mde, config.design),
+        config.design,
+        plan.trigger_rate.value or 1.0,
+        plan.sessions_per_day.value,
     )
     return {
         "mde": mde,
-        "mde_absolute": mde * _metric(plan).mean,
+        "mde_absolute": mde * _baseline(plan).mean,
         "control": size.control,
         "treatment": size.treatment,
         "triggered_sessions": size.triggered,
@@ -247,12 +245,12 @@ def planned_of(config: Config, plan: Plan) -> dict[str, Any] | None:
     """The effect that the planned sessions find, where a number is planned."""
     if config.planned_sessions is None:
         return None
-    mde = mde_of(_metric(plan), config.planned_sessions, config.design)
+    mde = mde_of(_baseline(plan), config.planned_sessions, config.design)
     size = size_of(config.planned_sessions, config.design, plan.trigger_rate.value or 1.0, plan.sessions_per_day.value)
     return {
         "planned_sessions": config.planned_sessions,
         "mde": mde,
-        "mde_absolute": mde * _metric(plan).mean,
+        "mde_absolute": mde * _baseline(plan).mean,
         "all_sessions": size.sessions,
         "days": size.days,
     }
@@ -276,15 +274,15 @@ def _too_short(config: Config, plan: Plan, rows: list[dict[str, Any]]) -> list[s
     if config.unit != "user" or not longer or plan.design_effect.source != MEASURED:
         return []
     return [
-        f"the design effect was measured over {plan.days} day{'' if plan.days == 1 else 's'}; over more than twice as many, users "
+        f"the design effect was measured over {count_text(plan.days or 0, 'day')}; over more than twice as many, users "
         "come back more often, and it would be greater: measure it over a longer time"
     ]
 
 
-def _metric(plan: Plan) -> Metric:
+def _baseline(plan: Plan) -> Baseline:
     assert plan.mean.value is not None
     assert plan.sd.value is not None
-    return Metric(plan.mean.value, plan.sd.value, plan.design_effect.value or 1.0)
+    return Baseline(plan.mean.value, plan.sd.value, plan.design_effect.value or 1.0)
 
 
 def _value(option: float | None, otherwise: float | None = None, source: str = ASSUMED) -> Value:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from rich import box
 from rich.table import Table
 
+from experiments.wording import NONE, count_text, percent_text, share_text
 from pipelines.console import table_console
 
-NONE: Final = "–"
-_FACTS: Final = (
-    ("mean", ",.4g"),
-    ("sd", ",.4g"),
-    ("trigger_rate", ".1%"),
-    ("sessions_per_day", ",.0f"),
-    ("design_effect", ".2f"),
-)
+_FACTS: Final[Mapping[str, Callable[[float], str]]] = {
+    "mean": "{:,.4g}".format,
+    "sd": "{:,.4g}".format,
+    "trigger_rate": share_text,
+    "sessions_per_day": "{:,.0f}".format,
+    "design_effect": "{:.2f}".format,
+}
 
 
 def show(document: dict[str, Any]) -> None:
@@ -29,9 +30,9 @@ def show(document: dict[str, Any]) -> None:
     facts.add_column("")
     facts.add_column("value", justify="right")
     facts.add_column("")
-    for name, text in _FACTS:
+    for name, text in _FACTS.items():
         value = document[name]
-        facts.add_row(name.replace("_", " "), NONE if value is None else format(value, text), sources.get(name, "unknown"))
+        facts.add_row(name.replace("_", " "), NONE if value is None else text(value), sources.get(name, "unknown"))
     out.print(facts)
     if document["design_effects"]:
         effects = document["design_effects"].items()
@@ -42,7 +43,7 @@ def show(document: dict[str, Any]) -> None:
         table.add_column(column, justify="right")
     for row in document["rows"]:
         table.add_row(
-            f"{100 * row['mde']:g} %",
+            percent_text(row["mde"]),
             f"{row['mde_absolute']:.3g}",
             f"{row['triggered_sessions']:,}",
             f"{row['all_sessions']:,}",
@@ -50,7 +51,8 @@ def show(document: dict[str, Any]) -> None:
         )
     out.print(table)
     if planned := document["planned"]:
-        days = "" if planned["days"] is None else f", {planned['days']:,} days"
-        out.print(f"{planned['planned_sessions']:,} triggered sessions{days}: find an effect of {100 * planned['mde']:.3g} %")
+        days = "" if planned["days"] is None else f", {count_text(planned['days'], 'day')}"
+        found = percent_text(float(f"{planned['mde']:.3g}"))
+        out.print(f"{planned['planned_sessions']:,} triggered sessions{days}: find an effect of {found}")
     for warning in document["warnings"]:
         out.print(f"note: {warning}")

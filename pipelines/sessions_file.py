@@ -36,11 +36,6 @@ class SessionsFile(NamedTuple):
     probabilities_vary: bool
 
 
-def read_sessions(path: str, arms: Sequence[str] = ARMS) -> Sessions:
-    """The sessions in a file, in order of time; ``arms`` are the names of control and treatment."""
-    return read_sessions_file(path, arms).sessions
-
-
 def read_all_sessions(path: str) -> Sessions:
     """All sessions in a file, in order of time, whatever arm they are in and if they are in none; all count as control."""
     columns = Columns(path)

@@ -10,18 +10,21 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from experiments.analysis import srm_of_arms
 from experiments.sessions import triggered
-from experiments.settings import Settings
+from experiments.settings import AnalysisSettings
 from experiments.srm import ALERT, sequential_srm, srm_of
 from experiments.units import MOST_IN_BOTH_ARMS, screened
-from pipelines.analyse import Progress, add_table_options, arms_in, numbers_in, tell_unknown
+from experiments.wording import p_text, percent_text
 from pipelines.analysis_report import srm_table
 from pipelines.console import table_console
 from pipelines.sessions_file import ARMS, read_sessions_file
+from pipelines.table_options import Progress, add_table_options, arms_in, numbers_in, tell_unknown
 from schemas.errors import EXIT_OK, ConfigError, shown
+
+NO_UNITS: Final = "no units"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Config:
     weights: tuple[float, ...]
     counts: tuple[float, ...] = ()
     sessions: str | None = None
-    settings: Settings | None = None
+    settings: AnalysisSettings | None = None
     arms: tuple[str, ...] = ARMS
     as_json: bool = False
 
@@ -62,7 +65,7 @@ def parse_args(argv: Sequence[str]) -> Config:
     given = parser.parse_args(argv[1:])
     weights = numbers_in("--weights", given.weights)
     counts = () if given.counts is None else numbers_in("--counts", given.counts)
-    settings = None if given.unit is None or counts else Settings(given.unit, weights)
+    settings = None if given.unit is None or counts else AnalysisSettings(given.unit, weights)
     return Config(weights, counts, given.sessions, settings, arms_in(given.arms), given.as_json)
 
 
@@ -78,15 +81,22 @@ def run(argv: Sequence[str]) -> int:
 
 
 def document_of_counts(counts: Sequence[float], weights: Sequence[float]) -> dict[str, Any]:
-    """``counts``, ``weights``, ``p``, ``sequential_p`` of one look, ``alert``."""
+    """``counts``, ``weights``, ``p``, ``sequential_p`` of one look, ``alert``; ``reason`` where there is no p-value."""
     p, sequential_p = srm_of(counts, weights), sequential_srm([counts], weights)
     alert = any(each is not None and each < ALERT for each in (p, sequential_p))
     whole = [int(count) for count in counts]
-    return {"counts": whole, "weights": list(weights), "p": p, "sequential_p": sequential_p, "alert": alert}
+    return {
+        "counts": whole,
+        "weights": list(weights),
+        "p": p,
+        "sequential_p": sequential_p,
+        "alert": alert,
+        "reason": NO_UNITS if p is None else None,
+    }
 
 
 def document_of_table(config: Config) -> dict[str, Any]:
-    """The same as ``srm`` in what ``analyse`` prints, and how many units were in both arms."""
+    """The same as ``srm`` in what ``analyse`` prints, how many units were in both arms, and why there is no p-value."""
     assert config.sessions is not None, "checked by Config"
     assert config.settings is not None, "checked by Config"
     progress = Progress()
@@ -95,22 +105,23 @@ def document_of_table(config: Config) -> dict[str, Any]:
     progress.say(f"{found.sessions.rows:,} sessions read")
     units = screened(found.sessions, config.settings.unit)
     document = srm_of_arms(units.sessions, triggered(units.sessions), config.settings)
-    return {**document, "units": units.units, "units_in_both_arms": units.units_in_both_arms, "copies": units.copies}
+    reason = NO_UNITS if document["all"]["p"] is None else None
+    counted = {"units": units.units, "units_in_both_arms": units.units_in_both_arms, "copies": units.copies}
+    return {**document, **counted, "reason": reason}
 
 
 def show(document: dict[str, Any]) -> None:
     """Print the counts, and whether they are as meant."""
     out = table_console()
+    wrong = []
+    if document["alert"]:
+        wrong.append(f"mismatch: a p-value is below {ALERT}")
     if "counts" in document:
-        out.print(f"p = {_p(document['p'])}, always valid p = {_p(document['sequential_p'])}", highlight=False)
+        out.print(f"p {p_text(document['p'])}, always valid p {p_text(document['sequential_p'])}")
     else:
         out.print(srm_table(document))
         out.print(f"{document['units']:,} {document['unit']}s, {document['units_in_both_arms']:,} of them in both arms")
         if document["units_in_both_arms"] > MOST_IN_BOTH_ARMS * document["units"]:
-            out.print(f"more than {MOST_IN_BOTH_ARMS:.0%} were in both arms: no effect can be believed", highlight=False)
-    verdict = f"mismatch: a p-value is below {ALERT}, no effect can be believed" if document["alert"] else "no mismatch"
-    out.print(verdict, highlight=False)
-
-
-def _p(p: float | None) -> str:
-    return "–" if p is None else f"{p:.3g}"
+            wrong.append(f"more than {percent_text(MOST_IN_BOTH_ARMS)} of the {document['unit']}s were in both arms")
+    good = "no mismatch" if document["reason"] is None else f"{document['reason']}: nothing can be told"
+    out.print(f"{'; '.join(wrong)}: no effect can be believed" if wrong else good)

@@ -18,10 +18,11 @@ from experiments.effect import sums_of
 from experiments.effects import action_of
 from experiments.readability import share_of_one_user, without_numbers
 from experiments.sessions import Sessions
-from experiments.settings import METRICS, Settings
+from experiments.settings import METRICS, AnalysisSettings
+from experiments.wording import change_text, interval_text, number_text
 from pipelines import srm
-from pipelines.analyse import Progress
 from pipelines.analysis_report import show
+from pipelines.table_options import Progress
 from schemas.errors import ConfigError
 from tests.made_sessions import drawn, table, tables
 
@@ -66,7 +67,7 @@ def assert_shape(found: dict[str, Any], sessions: Sessions) -> None:
 def test_the_document_has_its_shape_whatever_the_sessions(
     sessions: Sessions, unit: Any, planned: int | None, quantile: float | None, weights: tuple[float, ...]
 ) -> None:
-    document = analyse(sessions, Settings(unit, weights, planned=planned, winsorise=quantile, bandit=("a",)))
+    document = analyse(sessions, AnalysisSettings(unit, weights, planned=planned, winsorise=quantile, bandit=("a",)))
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     assert list(document) == TOP
     assert_shape(document, sessions)
@@ -87,8 +88,8 @@ def test_the_document_has_its_shape_whatever_the_sessions(
 @given(st.integers(0, 10_000))
 def test_with_the_arms_changed_round_effects_change_their_sign(seed: int) -> None:
     sessions = drawn(seed)
-    one = analyse(sessions, Settings("session"))
-    other = analyse(sessions._replace(arm=1 - sessions.arm), Settings("session"))
+    one = analyse(sessions, AnalysisSettings("session"))
+    other = analyse(sessions._replace(arm=1 - sessions.arm), AnalysisSettings("session"))
     each, opposite = one["withheld"] or one, other["withheld"] or other
     for name in ("vehicles_viewed", "ctr"):
         assert each["metrics"][name]["effect"] == pytest.approx(-opposite["metrics"][name]["effect"])
@@ -103,7 +104,7 @@ def test_what_is_not_triggered_moves_only_what_is_diluted(seed: int) -> None:
     sessions = drawn(seed)
     sessions = sessions._replace(segment_count=(np.arange(sessions.rows) % 3 > 0).astype(np.int64))
     louder = sessions._replace(vehicles=np.where(sessions.segment_count > 0, sessions.vehicles, sessions.vehicles + 7.0))
-    one, other = (analyse(each, Settings("session")) for each in (sessions, louder))
+    one, other = (analyse(each, AnalysisSettings("session")) for each in (sessions, louder))
     for part in ("segments", "sequential", "cuped", "interaction", "srm", "population"):
         assert one[part] == other[part]
     first, second = (each["withheld"] or each for each in (one, other))
@@ -112,12 +113,24 @@ def test_what_is_not_triggered_moves_only_what_is_diluted(seed: int) -> None:
     assert diluted[1] > diluted[0] + 1
 
 
+def test_what_is_diluted_is_bounded_as_triggered_sessions_are() -> None:
+    sessions = drawn(2)
+    triggered_one = np.arange(sessions.rows) % 2
+    sessions = sessions._replace(segment_count=triggered_one.astype(np.int64))
+    sessions.vehicles[0] = 1e6  # not triggered
+    found = analyse(sessions, AnalysisSettings("session", winsorise=0.9))
+    bound = np.quantile(sessions.vehicles[triggered_one > 0], 0.9, method="inverted_cdf")
+    means = [np.minimum(sessions.vehicles, bound)[sessions.arm == arm].mean() for arm in (0, 1)]
+    diluted = (found["withheld"] or found)["metrics"]["vehicles_viewed"]["diluted"]
+    assert [diluted["control"], diluted["treatment"]] == pytest.approx(means)
+
+
 def test_each_p_of_the_four_can_raise_the_alert() -> None:
     even, uneven = [0, 1] * 200, [0] * 260 + [1] * 140
     rows = [(arm, 1) for arm in even] + [(arm, 0) for arm in [0, 1] * 50]
-    found = analyse(_triggered(rows), Settings("session"))["srm"]
+    found = analyse(_triggered(rows), AnalysisSettings("session"))["srm"]
     assert (found["alert"], found["all"]["p"]) == (False, 1.0)
-    found = analyse(_triggered([(arm, 1) for arm in uneven] + [(1, 0)] * 120), Settings("session"))["srm"]
+    found = analyse(_triggered([(arm, 1) for arm in uneven] + [(1, 0)] * 120), AnalysisSettings("session"))["srm"]
     assert (found["alert"], found["all"]["p"]) == (True, 1.0)
     assert found["triggered"]["p"] < 0.001
 
@@ -149,7 +162,7 @@ def test_the_action_follows_from_sign_and_p_value(effect: float | None, p: float
 
 def test_segments_are_judged_together() -> None:
     sessions = drawn(4, n=2_000, users=500, segments=3)
-    document = analyse(sessions, Settings("session"))
+    document = analyse(sessions, AnalysisSettings("session"))
     found = list((document["withheld"] or document)["segments"].values())
     ordered = sorted(found, key=lambda each: each["p"])
     holm, least = [], 0.0
@@ -181,12 +194,54 @@ def test_a_progress_is_told_only_when_it_takes_long(capsys: pytest.CaptureFixtur
 
 def test_names_are_printed_as_they_are() -> None:
     sessions = drawn(1)._replace(segments=("van[red]", "[/]", "c"))
-    document = analyse(sessions, Settings("session"))
+    document = analyse(sessions, AnalysisSettings("session"))
     out = Console(width=100, record=True, quiet=False, file=open("/dev/null", "w"))
     show({**document, **(document["withheld"] or {}), "readable": True}, out)
     text = out.export_text()
     assert "van[red]" in text
     assert "[/]" in text
+
+
+def printed(document: dict[str, Any], width: int = 110) -> str:
+    out = Console(width=width, record=True, file=open("/dev/null", "w"))
+    show(document, out)
+    return out.export_text()
+
+
+def test_levels_are_told_in_full() -> None:
+    text = printed(analyse(drawn(1, n=2_000, users=2_000), AnalysisSettings("session", alpha=0.001)))
+    assert "99.9 %" in text
+    assert "100" not in text.partition("triggered sessions, errors")[2].partition("\n vehicles")[0]
+
+
+def test_numbers_have_the_digits_that_their_errors_allow() -> None:
+    document = analyse(drawn(1, n=2_000, users=2_000), AnalysisSettings("session"))
+    assert document["readable"]
+    text = printed(document, 140)
+    for name, each in document["metrics"].items():
+        if each["effect"] is not None:
+            assert number_text(each["effect"], each["se"], share=name != "vehicles_viewed", sign=True) in text
+            assert interval_text(each["ci"], each["se"], share=name != "vehicles_viewed") in text
+    for each in document["segments"].values():
+        assert interval_text(each["ci"], each["se"]) in text
+        assert change_text(each["rel"]) in text
+
+
+@pytest.mark.parametrize("planned", [None, 100_000])
+def test_on_a_narrow_screen_nothing_is_cut(planned: int | None) -> None:
+    sessions = drawn(1, n=2_000, users=2_000)._replace(segments=("a_segment_with_a_long_name", "suv", "family"))
+    document = analyse(sessions, AnalysisSettings("session", planned=planned))
+    lines = printed(document, 80).partition("segments: ")[2].splitlines()
+    assert lines[2].split() == (
+        ["segment", "sessions", "control", "treatment", "effect", "95", "%", *(["p"] if planned else ["p,", "Holm"]), "action"]
+    )
+    ends = [
+        number_text(end, each["se"], sign=True)
+        for each in document["segments"].values()
+        for end in each["ci_sequential" if planned else "ci"]
+    ]
+    assert all(end in "\n".join(lines) for end in ends)
+    assert all(each["action"] in "\n".join(lines) for each in document["segments"].values())
 
 
 # --- the sample-ratio command ------------------------------------------------------------------------------------------------
@@ -211,6 +266,7 @@ def test_counts_are_judged_by_their_weights(capsys: pytest.CaptureFixture[str]) 
         "p": None,
         "sequential_p": None,
         "alert": False,
+        "reason": "no units",
     }
 
 
@@ -229,6 +285,28 @@ def test_a_table_is_judged_as_in_the_analysis(tmp_path: Path, capsys: pytest.Cap
     assert "no mismatch" in capsys.readouterr().out
 
 
+def test_the_verdict_on_a_sample_never_contradicts_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    head = "session_id,user_id,arm,segment_count,vehicles_viewed"
+    path = tmp_path / "s.csv"
+
+    def told(*lines: str) -> str:
+        path.write_text("\n".join([head, *lines, ""]))
+        assert srm.run(["srm", "--sessions", str(path), "--unit", "user"]) == 0
+        return capsys.readouterr().out.splitlines()[-1]
+
+    even = [f"s{n},u{n},{'control' if n % 2 else 'treatment'},1,1" for n in range(100)]
+    assert told(*even) == "no mismatch"
+    mixed = [f"t{n},u{n},{'treatment' if n % 2 else 'control'},1,1" for n in range(2)]
+    assert told(*even, *mixed) == "more than 1 % of the users were in both arms: no effect can be believed"
+    uneven = [f"r{n},v{n},control,1,1" for n in range(100)]
+    both = "mismatch: a p-value is below 0.001; more than 1 % of the users were in both arms: no effect can be believed"
+    assert told(*even, *uneven, *mixed, "t2,u2,control,1,1", "t3,u4,control,1,1") == both
+    assert told() == "no units: nothing can be told"
+    assert srm_of("--sessions", str(path), "--unit", "user", capsys=capsys)["reason"] == "no units"
+    assert srm.run(["srm", "--counts", "0,0"]) == 0
+    assert "no mismatch" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -240,7 +318,7 @@ def test_a_table_is_judged_as_in_the_analysis(tmp_path: Path, capsys: pytest.Cap
         (("--counts", "1,2.5"), "must be whole numbers, at least 0"),
         (("--counts", "1,nan"), "must be whole numbers, at least 0"),
         (("--counts", "1,2,3"), "--weights == .*, must be 3, one for each of --counts"),
-        (("--counts", "1,2", "--weights", "0,1"), "must be a number above 0 for each arm"),
+        (("--counts", "1,2", "--weights", "0,1"), "must be a number above 0 and at most .* for each arm"),
         (("--counts", "1", "--weights", "1"), "at least 2"),
     ],
 )

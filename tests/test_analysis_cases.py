@@ -14,7 +14,7 @@ import pytest
 import statsmodels.api as sm
 from rich.console import Console
 
-from pipelines.analyse import VARYING, document_of, parse_args
+from pipelines.analyse import VARYING, analysed, parse_args
 from pipelines.analysis_report import show
 from schemas.errors import ConfigError
 
@@ -67,7 +67,7 @@ def read(tmp_path: Path) -> Any:
     def document(frame: pd.DataFrame, *options: str, unit: str = "session") -> dict[str, Any]:
         frame.to_parquet(tmp_path / "sessions.parquet")
         argv = ["analyse", "--sessions", str(tmp_path / "sessions.parquet"), "--unit", unit, *options]
-        found = document_of(parse_args(argv))
+        found = analysed(parse_args(argv)).document
         assert json.loads(json.dumps(found, allow_nan=False)) == found
         return found
 
@@ -338,7 +338,7 @@ def test_copies_count_once_and_few_conflicts_are_dropped(read: Any) -> None:
     for part in ("metrics", "segments", "sequential", "cuped"):
         assert numbers_in(document[part]) == pytest.approx(numbers_in(clean[part])), part
     many = frame.head(50).assign(arm=np.where(frame.head(50)["arm"] == "control", "treatment", "control"))
-    assert_withheld(read(pd.concat([frame, many])), "50 of 4,000 sessions were in both arms (1.2%), must be at most 1%")
+    assert_withheld(read(pd.concat([frame, many])), "50 of 4,000 sessions were in both arms (1.2 %), must be at most 1 %")
 
 
 # --- when to read ------------------------------------------------------------------------------------------------------------
@@ -473,6 +473,9 @@ def test_the_command_ends_with_2_where_the_table_can_not_be_used(tmp_path: Path)
         (("--winsorise", "1.5"), "--winsorise == 1.5, must be above 0 and at most 1"),
         (("--guardrail", "lead"), "--guardrail == 'lead', must be METRIC=MARGIN"),
         (("--guardrail", "leads=0.1"), "--guardrail == 'leads=0.1', must be one of vehicles_viewed, ctr, lead"),
+        (("--guardrail", "lead=0.1", "--guardrail", "lead=0.2"), "--guardrail == lead=0.2, must be given once for lead"),
+        (("--weights", "1e308,1e308"), r"must be two numbers above 0 and at most 1e\+06"),
+        (("--planned-sessions", f"1{'0' * 400}"), r"must be at least 1 and at most 1e\+15"),
         (("--guardrail", "lead=1"), "with a margin from 0 to below 1"),
         (("--arms", "a"), "--arms == 'a', must be two names"),
         (("--arms", "a,a"), "--arms == 'a,a', must be two names"),

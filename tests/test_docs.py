@@ -35,7 +35,7 @@ from typer.testing import CliRunner
 
 import forecourt
 from experiments.analysis import analyse
-from experiments.settings import Settings
+from experiments.settings import AnalysisSettings
 from pipelines.dead_letters import decode_dead_letter
 from rules import CATALOGUE_PATH, RULES_PATH
 from schemas.catalogue import parse_catalogue
@@ -335,7 +335,7 @@ def names_in(part: Any) -> Iterator[str]:
 def test_the_keys_of_the_analysis_are_complete() -> None:
     section = (ROOT / "docs/analysis.md").read_text().partition("## The JSON document")[2].partition("## Power")[0]
     told = set(re.findall(r"[`.](\w+)(?=[`.])", section))
-    document = analyse(drawn(1), Settings("session"))
+    document = analyse(drawn(1), AnalysisSettings("session"))
     assert told == {*names_in(document), "NAME", "page", "null"}
 
 

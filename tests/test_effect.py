@@ -167,7 +167,8 @@ def test_sums_of_parts_add_up(sessions: Sessions, parts: int, random: Any) -> No
     added = Sums(*np.zeros((3, 2, sessions.users)))
     for part in range(parts):
         some = where(sessions, of_part == part)
-        added = added.plus(sums_of(some.vehicles, some.impressions, some.arm, some.user, some.users))
+        of_some = sums_of(some.vehicles, some.impressions, some.arm, some.user, some.users)
+        added = Sums(*(one + other for one, other in zip(added, of_some, strict=True)))
     for ours, theirs in zip(added, whole, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12)
 

@@ -21,8 +21,10 @@ from benchmarks.aa_experiments import Setting, aa_experiment
 from experiments.analysis import analyse
 from experiments.sequential import looks_of
 from experiments.sessions import TREATMENT, Sessions, triggered, where
-from experiments.settings import Settings
-from experiments.verdict import interval_text, number_text, verdict_of
+from experiments.settings import AnalysisSettings
+from experiments.units import screened
+from experiments.verdict import verdict_of
+from experiments.wording import interval_text, number_text
 from pipelines import experiment_report
 from pipelines.experiment_page import OVERALL, Course, page_of, rows_of
 from pipelines.experiment_report import page_path, ratio_ps, write_page
@@ -56,9 +58,9 @@ def mismatched() -> Sessions:
     return where(made, (made.arm != TREATMENT) | (np.arange(made.rows) % 4 > 0))
 
 
-def page(tmp_path: pathlib.Path, made: Sessions, settings: Settings) -> tuple[dict[str, Any], str]:
+def page(tmp_path: pathlib.Path, made: Sessions, settings: AnalysisSettings) -> tuple[dict[str, Any], str]:
     document = analyse(made, settings)
-    path = write_page(document, made, settings, str(tmp_path / "page.html"))
+    path = write_page(document, screened(made, settings.unit).sessions, settings, str(tmp_path / "page.html"))
     return document, pathlib.Path(path).read_text()
 
 
@@ -103,7 +105,7 @@ class Nesting(html.parser.HTMLParser):
 
 @pytest.mark.parametrize("planned", [None, 1_000, 100_000])
 def test_the_page_says_what_the_document_says(planned: int | None, tmp_path: pathlib.Path) -> None:
-    document, text = page(tmp_path, sessions(), Settings("session", planned=planned, experiment=NAME))
+    document, text = page(tmp_path, sessions(), AnalysisSettings("session", planned=planned, experiment=NAME))
     seen = words(text)
     assert document["readable"]
     for name, each in document["segments"].items():
@@ -129,7 +131,7 @@ def test_the_page_says_what_the_document_says(planned: int | None, tmp_path: pat
 
 
 def test_before_the_planned_end_only_what_is_always_valid_is_shown(tmp_path: pathlib.Path) -> None:
-    document, text = page(tmp_path, sessions(), Settings("session", planned=100_000))
+    document, text = page(tmp_path, sessions(), AnalysisSettings("session", planned=100_000))
     fixed = document["metrics"]["vehicles_viewed"]
     assert fixed["ci"] is not None
     assert interval_text(fixed["ci"], fixed["se"]) not in words(text)
@@ -141,13 +143,13 @@ def test_before_the_planned_end_only_what_is_always_valid_is_shown(tmp_path: pat
 def test_the_interval_for_one_look_is_drawn_at_the_planned_end_only(
     planned: int | None, drawn: bool, tmp_path: pathlib.Path
 ) -> None:
-    _, text = page(tmp_path, sessions(), Settings("session", planned=planned))
+    _, text = page(tmp_path, sessions(), AnalysisSettings("session", planned=planned))
     assert ("95 %, planned end" in text) == drawn
     assert "95 %, always valid" in text
 
 
 def test_a_page_loads_nothing_and_is_well_formed(tmp_path: pathlib.Path) -> None:
-    _, text = page(tmp_path, sessions(), Settings("session", experiment=NAME, planned=1_000))
+    _, text = page(tmp_path, sessions(), AnalysisSettings("session", experiment=NAME, planned=1_000))
     assert not re.findall(r"https?:|//\w|@import|url\((?!#)|<script|<link|<img", text)
     assert "<b>listing" not in text
     assert "<i>luxury" not in text
@@ -161,7 +163,7 @@ def test_a_page_loads_nothing_and_is_well_formed(tmp_path: pathlib.Path) -> None
 
 
 def test_the_same_table_gives_the_same_page(tmp_path: pathlib.Path) -> None:
-    first, second = (page(tmp_path, sessions(), Settings("session"))[1] for _ in range(2))
+    first, second = (page(tmp_path, sessions(), AnalysisSettings("session"))[1] for _ in range(2))
     assert first == second
 
 
@@ -169,7 +171,7 @@ def test_the_same_table_gives_the_same_page(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_page_that_must_not_be_read_has_no_effect_on_it(tmp_path: pathlib.Path) -> None:
-    document, text = page(tmp_path, mismatched(), Settings("session", experiment=NAME))
+    document, text = page(tmp_path, mismatched(), AnalysisSettings("session", experiment=NAME))
     assert not document["readable"]
     seen = words(text)
     assert "Do not read this experiment." in seen
@@ -190,7 +192,7 @@ def test_a_page_that_must_not_be_read_has_no_effect_on_it(tmp_path: pathlib.Path
 
 
 def test_a_page_does_not_depend_on_what_is_withheld() -> None:
-    made, settings = mismatched(), Settings("session")
+    made, settings = mismatched(), AnalysisSettings("session")
     document, course = analyse(made, settings), Course(made.days, (), ratio_ps(made, settings), ratio_ps(triggered(made), settings))
     assert document["withheld"]
     assert page_of(document, course) == page_of({**document, "withheld": None}, course)
@@ -198,7 +200,7 @@ def test_a_page_does_not_depend_on_what_is_withheld() -> None:
 
 def test_what_must_not_be_read_is_not_looked_at_either(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(experiment_report, "looks_of", None)
-    assert "Do not read" in page(tmp_path, mismatched(), Settings("session"))[1]
+    assert "Do not read" in page(tmp_path, mismatched(), AnalysisSettings("session"))[1]
 
 
 # --- by day --------------------------------------------------------------------------------------------------------------
@@ -206,7 +208,7 @@ def test_what_must_not_be_read_is_not_looked_at_either(tmp_path: pathlib.Path, m
 
 @pytest.mark.parametrize("unit", ["session", "user"])
 def test_the_last_day_is_what_the_document_has(unit: Unit) -> None:
-    made, settings = sessions(unit), Settings(unit)
+    made, settings = sessions(unit), AnalysisSettings(unit)
     document = analyse(made, settings)
     assert ratio_ps(made, settings)[-1] == pytest.approx(document["srm"]["all"]["sequential_p"])
     assert ratio_ps(triggered(made), settings)[-1] == pytest.approx(document["srm"]["triggered"]["sequential_p"])
@@ -223,7 +225,7 @@ def test_the_looks_are_those_of_the_document(tmp_path: pathlib.Path, monkeypatch
         return seen
 
     monkeypatch.setattr(experiment_report, "looks_of", kept)
-    document, _ = page(tmp_path, sessions(), Settings("session", planned=3_000, winsorise=0.99))
+    document, _ = page(tmp_path, sessions(), AnalysisSettings("session", planned=3_000, winsorise=0.99))
     assert seen[-1].p_running == document["sequential"]["p"]
     assert list(seen[-1].ci or ()) == document["sequential"]["ci"]
 
@@ -231,13 +233,13 @@ def test_the_looks_are_those_of_the_document(tmp_path: pathlib.Path, monkeypatch
 @pytest.mark.parametrize("days", [("all",), ("7",)])
 def test_one_look_has_no_plot_over_time(days: tuple[str, ...], tmp_path: pathlib.Path) -> None:
     made = sessions()
-    _, text = page(tmp_path, made._replace(day=np.zeros(made.rows, np.int64), days=days), Settings("session"))
+    _, text = page(tmp_path, made._replace(day=np.zeros(made.rows, np.int64), days=days), AnalysisSettings("session"))
     assert "<figure" not in text
     assert "Segments" in words(text)
 
 
 def test_days_may_be_numbers(tmp_path: pathlib.Path) -> None:
-    _, text = page(tmp_path, sessions()._replace(days=tuple(str(day) for day in range(14))), Settings("session"))
+    _, text = page(tmp_path, sessions()._replace(days=tuple(str(day) for day in range(14))), AnalysisSettings("session"))
     assert "14 days, 0 to 13" in words(text)
 
 
@@ -247,12 +249,21 @@ def test_days_may_be_numbers(tmp_path: pathlib.Path) -> None:
 def test_a_table_with_little_in_it_still_has_a_page(tmp_path: pathlib.Path) -> None:
     made = sessions()
     bare = made._replace(impressions=None, clicks=None, lead=None, pre=None, segment=np.full(made.rows, -1), segments=())
-    _, text = page(tmp_path, bare, Settings("session"))
+    _, text = page(tmp_path, bare, AnalysisSettings("session"))
     assert "not known: the table has no lead" in words(text)
     alike = made._replace(vehicles=np.ones(made.rows))
-    assert "Nothing can be told yet." in page(tmp_path, alike, Settings("session"))[1]
+    assert "Nothing can be told yet." in page(tmp_path, alike, AnalysisSettings("session"))[1]
     for few in (0, 1, 2, 3):
-        assert "<h1>" in page(tmp_path, where(made, np.arange(made.rows) < few), Settings("session"))[1]
+        assert "<h1>" in page(tmp_path, where(made, np.arange(made.rows) < few), AnalysisSettings("session"))[1]
+
+
+@pytest.mark.parametrize("kept", ["none triggered", "triggered in one arm"])
+def test_a_table_of_several_days_without_triggered_sessions_has_a_page(kept: str, tmp_path: pathlib.Path) -> None:
+    made = sessions()
+    count = made.segment_count * (0 if kept == "none triggered" else made.arm == TREATMENT)
+    _, text = page(tmp_path, made._replace(segment_count=count), AnalysisSettings("session"))
+    assert f"No triggered sessions in control{'.' if kept != 'none triggered' else ''}" in words(text)
+    assert "<figure" in text
 
 
 # --- what it comes to ----------------------------------------------------------------------------------------------------

@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from statsmodels.stats.power import NormalIndPower, TTestIndPower
 
-from experiments.design_effect import DesignEffect, base_of, design_effect, first_rows, parts_of
+from experiments.design_effect import DesignEffect, baseline_of, design_effect, first_rows
 from experiments.effect import effect_of, sums_of
-from experiments.power import Design, Metric, mde_of, noncentrality, power_of, sessions_for, size_of
+from experiments.metrics import columns_of
+from experiments.power import Baseline, Design, mde_of, noncentrality, sessions_for, size_of
 from experiments.sessions import Floats, Ints, Sessions
 from pipelines import power
 from schemas.errors import ConfigError
@@ -65,38 +66,36 @@ def factor(sessions: Sessions, unit: Unit, **others: Any) -> DesignEffect:
 @pytest.mark.parametrize("alpha", [0.05, 0.01])
 @pytest.mark.parametrize("wanted", [0.1, 0.8, 0.95])
 def test_sizes_are_those_of_statsmodels(weights: tuple[float, float], alpha: float, wanted: float) -> None:
-    design, metric, mde = Design(alpha, wanted, weights), Metric(4.0, 6.0), 0.05
+    design, metric, mde = Design(alpha, wanted, weights), Baseline(4.0, 6.0), 0.05
     oracle = NormalIndPower().solve_power(
         effect_size=4.0 * mde / 6.0, alpha=alpha, power=wanted, ratio=weights[1] / weights[0], alternative="two-sided"
     )
     assert sessions_for(metric, mde, design) * design.shares[0] == pytest.approx(oracle, rel=1e-6)
     effect = mde_of(metric, 3_000 / design.shares[0], design) * 4.0 / 6.0
     assert NormalIndPower().power(effect, 3_000, alpha, ratio=weights[1] / weights[0]) == pytest.approx(wanted, rel=1e-6)
-    reached = NormalIndPower().power(4.0 * mde / 6.0, 3_000, alpha, ratio=weights[1] / weights[0])
-    assert power_of(metric, 3_000 / design.shares[0], mde, design) == pytest.approx(reached, rel=1e-6)
 
 
 def test_sizes_are_those_of_the_t_test_where_there_are_many_sessions() -> None:
     oracle = TTestIndPower().solve_power(effect_size=0.01, alpha=0.05, power=0.8, ratio=1.0)
-    assert sessions_for(Metric(1, 1), 0.01) / 2 == pytest.approx(oracle, rel=1e-4)  # t itself asks for one or two more
+    assert sessions_for(Baseline(1, 1), 0.01) / 2 == pytest.approx(oracle, rel=1e-4)  # t itself asks for one or two more
 
 
 def test_the_rule_of_sixteen_is_the_formula_rounded_up() -> None:
     """Kohavi, Tang, Xu, Trustworthy Online Controlled Experiments, 2020, chapter 17: n = 16 σ²/δ² an arm."""
     assert 2 * noncentrality(Design()) ** 2 == pytest.approx(15.7, abs=0.01)
-    assert sessions_for(Metric(1, 1), 0.1) / 2 == pytest.approx(16 / 0.1**2, rel=0.02)
+    assert sessions_for(Baseline(1, 1), 0.1) / 2 == pytest.approx(16 / 0.1**2, rel=0.02)
 
 
 def test_published_examples_come_out() -> None:
     """The two of Kohavi and others, Controlled experiments on the web, Data Min Knowl Disc 18, 2009: 16 σ²/δ²."""
-    revenue, purchases = Metric(3.75, 30), Metric(0.05, (0.05 * 0.95) ** 0.5)
+    revenue, purchases = Baseline(3.75, 30), Baseline(0.05, (0.05 * 0.95) ** 0.5)
     for metric, published in ((revenue, 409_600), (purchases, 121_600)):
         assert sessions_for(metric, 0.05) / 2 * 16 / (2 * noncentrality(Design()) ** 2) == pytest.approx(published)
 
 
 def test_a_hand_computed_size() -> None:
     """(1.959964 + 0.841621)² · 2.5 · 36 / 0.2² = 17,660.0; the other tail is below 2e-6 of the power."""
-    metric = Metric(4.0, 6.0, 2.5)
+    metric = Baseline(4.0, 6.0, 2.5)
     assert sessions_for(metric, 0.05) / 4 == pytest.approx((1.959964 + 0.841621) ** 2 * 2.5 * 36 / 0.2**2, rel=1e-5)
 
 
@@ -109,13 +108,12 @@ def test_a_hand_computed_size() -> None:
     st.floats(0.3, 0.99),
     st.floats(1, 99),
 )
-def test_size_effect_and_power_turn_into_each_other(
+def test_size_and_effect_turn_into_each_other(
     mean: float, sd: float, wider: float, mde: float, alpha: float, wanted: float, weight: float
 ) -> None:
-    metric, design = Metric(mean, sd, wider), Design(alpha, wanted, (weight, 100 - weight))
+    metric, design = Baseline(mean, sd, wider), Design(alpha, wanted, (weight, 100 - weight))
     n = sessions_for(metric, mde, design)
     assert mde_of(metric, n, design) == pytest.approx(mde)
-    assert power_of(metric, n, mde, design) == pytest.approx(wanted)
     assert n == pytest.approx(wider * sessions_for(metric._replace(design_effect=1), mde, design))
     assert n >= sessions_for(metric, mde, design._replace(weights=(50, 50))) * (1 - 1e-9)
 
@@ -131,7 +129,7 @@ def test_a_simulated_effect_is_found_as_often_as_was_planned() -> None:
     users, per_user = 600, 4
     user = np.repeat(np.arange(users), per_user)
     n = len(user)
-    metric = Metric(6.0, (6.0 + 4.0) ** 0.5, 1 + (per_user - 1) * 4.0 / 10.0)  # a user's mean varies by 4, Poisson adds 6
+    metric = Baseline(6.0, (6.0 + 4.0) ** 0.5, 1 + (per_user - 1) * 4.0 / 10.0)  # a user's mean varies by 4, Poisson adds 6
     mde = mde_of(metric, n)
     found = []
     for _ in range(400):
@@ -225,9 +223,9 @@ def test_of_very_many_sessions_a_part_of_the_users_is_replayed(monkeypatch: pyte
 
 def test_what_has_no_design_effect_says_why() -> None:
     one = sessions_with(np.zeros(5, np.int64), np.arange(5.0))
-    assert "1 users in 5 sessions" in str(design_effect(one, "user"))
-    assert design_effect(one, "user", metric="lead") == "no column lead"
-    assert design_effect(one, "user", metric="ctr") == "no columns clicks and impressions"
+    assert "1 user in 5 sessions" in str(design_effect(one, "user"))
+    assert design_effect(one, "user", metric="lead") == "the table has no lead"
+    assert design_effect(one, "user", metric="ctr") == "the table has no clicks"
 
 
 def test_a_session_in_the_table_twice_counts_once() -> None:
@@ -240,13 +238,13 @@ def test_a_session_in_the_table_twice_counts_once() -> None:
 
 def test_mean_and_deviation_of_a_ratio_are_those_of_the_delta_method() -> None:
     clicks, impressions = np.array([1.0, 0, 2, 0]), np.array([2.0, 3, 5, 0])
-    base = base_of(clicks, impressions)
+    base = baseline_of(clicks, impressions)
     assert not isinstance(base, str)
-    assert (base.mean, base.sessions) == (0.3, 4)
+    assert base.mean == 0.3
     assert base.sd == pytest.approx(np.std([0.4, -0.9, 0.5, 0], ddof=1) / 2.5)
-    assert base_of(np.ones(3), np.zeros(3)) == "nothing to divide by: the denominators add up to 0"
-    assert base_of(np.ones(1), None) == "1 session, at least 2 are needed"
-    assert parts_of(sessions_with(np.arange(3), np.arange(3.0)), "vehicles_viewed")[1] is None
+    assert baseline_of(np.ones(3), np.zeros(3)) == "nothing to divide by: the denominators add up to 0"
+    assert baseline_of(np.ones(1), None) == "1 session, at least 2 are needed"
+    assert columns_of(sessions_with(np.arange(3), np.arange(3.0)), "vehicles_viewed")[1] is None
 
 
 # --- the command ---------------------------------------------------------------------------------------------------------
@@ -334,7 +332,7 @@ def test_a_table_for_people(tmp_path: pathlib.Path, capsys: pytest.CaptureFixtur
     path = csv_of(heavy_users(400, 50), tmp_path / "s.csv")
     assert power.run(["power", "--sessions", path, "--unit", "user", "--planned-sessions", "1000"]) == 0
     out = capsys.readouterr().out
-    for text in ("vehicles_viewed by user", "trigger rate", "50.0%", "20 %", "design effect by unit", "1,000 triggered sessions"):
+    for text in ("vehicles_viewed by user", "trigger rate", "50.0 %", "20 %", "design effect by unit", "1,000 triggered sessions"):
         assert text in out
 
 
@@ -349,8 +347,16 @@ def test_a_table_for_people(tmp_path: pathlib.Path, capsys: pytest.CaptureFixtur
         ("--unit user --mean 4 --sd 1 --power 0.04", r"--power == 0.04, must be above 0.05 and below 1"),
         ("--unit user --mean 4 --sd 1 --trigger-rate 0", "--trigger-rate == 0.0, must be above 0 and at most 1"),
         ("--unit user --mean 4 --sd 1 --planned-sessions 0", "--planned-sessions == 0, must be at least 1"),
-        ("--unit user --mean 4 --sd 1 --weights 50", "--weights == '50', must be two numbers above 0"),
-        ("--unit user --mean 4 --sd 1 --weights 50,inf", "--weights == '50,inf', must be two numbers above 0"),
+        ("--unit user --mean 4 --sd 1 --mde 1e-300", "--mde == 1e-300, must be at least 1e-06"),
+        ("--unit user --mean 4 --sd 1 --mde nan", "--mde == nan, must be at least 1e-06"),
+        ("--unit user --mean 1e-300 --sd 1", r"more than 1e\+15, must be fewer: plan for a larger effect"),
+        ("--unit user --mean 1e-200 --sd 1e200", r"more than 1e\+15, must be fewer"),
+        ("--unit user --mean 4 --sd 1 --trigger-rate 1e-300", r"more than 1e\+15, must be fewer"),
+        ("--unit user --mean 4 --sd 1 --sessions-per-day 1e-300", r"more than 1e\+15, must be fewer"),
+        (f"--unit user --mean 4 --sd 1 --planned-sessions 1{'0' * 400}", r"--planned-sessions == 1.*, must be at most 1e\+15"),
+        ("--unit user --mean 4 --sd 1 --weights 1e308,1e308", r"must be two numbers above 0 and at most 1e\+06"),
+        ("--unit user --mean 4 --sd 1 --weights 50", r"--weights == \[50.0\], must be two numbers above 0"),
+        ("--unit user --mean 4 --sd 1 --weights 50,inf", r"--weights == \[50.0, inf\], must be two numbers above 0"),
     ],
 )
 def test_what_cannot_be_planned_is_told(argv: str, message: str) -> None:
@@ -362,7 +368,7 @@ def test_what_cannot_be_measured_is_told(tmp_path: pathlib.Path) -> None:
     alike = csv_of(sessions_with(np.arange(20), np.full(20, 3.0)), tmp_path / "alike.csv")
     with pytest.raises(ConfigError, match=r"the standard deviation of vehicles_viewed in .*alike.csv == 0.0, must be above 0"):
         power.run(["power", "--sessions", alike, "--unit", "user"])
-    with pytest.raises(ConfigError, match=r"--metric == lead, can't be measured in .*alike.csv: no column lead"):
+    with pytest.raises(ConfigError, match=r"--metric == lead, can't be measured in .*alike.csv: the table has no lead"):
         power.run(["power", "--sessions", alike, "--unit", "user", "--metric", "lead"])
     few = csv_of(sessions_with(np.arange(2), np.arange(2.0)), tmp_path / "few.csv")
     with pytest.raises(ConfigError, match="has 1 triggered session, must have at least 2"):

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 from experiments.sessions import CONTROL, TREATMENT, Sessions
 from pipelines import session_table
-from pipelines.sessions_file import read_sessions, read_sessions_file
+from pipelines.sessions_file import ARMS, read_sessions_file
 from schemas.errors import ConfigError
 from schemas.sessions import COLUMNS, SCHEMA
 from transforms.session_files import write_sessions
@@ -54,6 +55,10 @@ OTHER = ROW | {
     "lead": "1",
     "pre_vehicles": "",
 }
+
+
+def read_sessions(path: str, arms: Sequence[str] = ARMS) -> Sessions:
+    return read_sessions_file(path, arms).sessions
 
 
 def text_of(*rows: dict[str, Any], **how: Any) -> str:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 
 from experiments.sessions import Sessions
-from experiments.units import distinct, screened, users_in_both_arms
+from experiments.units import distinct, screened
 from schemas.experiments import Unit
 from tests.made_sessions import table, tables
 
@@ -32,8 +32,10 @@ def row_by_row(sessions: Sessions, unit: Unit) -> tuple[Any, ...]:
     both = {code for code, of_code in arms.items() if len(of_code) == 2}
     gone = {int(sessions.session[place]) for place in rows if codes[place] in both}
     kept = [place for place in rows if codes[place] not in both]
+    of_user = [(int(sessions.user[place]), int(sessions.arm[place])) for place in rows]
+    users = sum({(user, 0), (user, 1)} <= set(of_user) for user in {user for user, _ in of_user})
     share = len(both) / len(arms) if arms else 0.0
-    return sessions.vehicles[kept].tolist(), len(arms), len(both), len(gone), sessions.rows - len(rows), share
+    return sessions.vehicles[kept].tolist(), len(arms), len(both), len(gone), sessions.rows - len(rows), share, users
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -71,8 +73,8 @@ def test_a_session_in_both_arms_is_dropped_with_all_its_rows() -> None:
 
 def test_a_user_in_both_arms_is_dropped_only_where_users_were_assigned() -> None:
     sessions = table([0, 1, 1, 0], [0, 0, 1, 2], [1, 2, 3, 4])
-    assert users_in_both_arms(sessions) == 1
-    assert screened(sessions, "session").sessions.rows == 4
+    by_session = screened(sessions, "session")
+    assert (by_session.sessions.rows, by_session.users_in_both_arms) == (4, 1)
     found = screened(sessions, "user")
     assert found.sessions.vehicles.tolist() == [3, 4]
     assert (found.units, found.units_in_both_arms, found.dropped_sessions) == (3, 1, 2)
