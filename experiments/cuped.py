@@ -14,6 +14,7 @@ from experiments.effect import ALPHA, Effect, effect_of, finite, sums_of
 from experiments.sessions import Flags, Floats, Sessions
 
 NOT_KNOWN: Final = "pre_vehicles is not known: there is nothing to adjust by"
+UNVARIED: Final = "without the adjustment the variance is 0: there is no ratio of variances"
 NO_SPREAD: Final = "pre_vehicles is the same wherever it is known: there is nothing to adjust by"
 
 
@@ -47,7 +48,9 @@ def cuped_of(sessions: Sessions, y: Floats, alpha: float = ALPHA) -> Cuped:
     theta, values = adjusted
     found, plain = _effect(sessions, values, alpha), _effect(sessions, y, alpha)
     narrower = found.se / plain.se if found.se is not None and plain.se else math.inf
-    return Cuped(theta, found.effect, found.se, found.ci, found.p, covered, found.reason, finite(narrower * narrower))
+    ratio = finite(narrower * narrower)
+    reason = found.reason if found.p is None else UNVARIED if ratio is None else None
+    return Cuped(theta, found.effect, found.se, found.ci, found.p, covered, reason, ratio)
 
 
 def adjusted_by(y: Floats, pre: Floats, known: Flags) -> tuple[float, Floats] | None:

@@ -25,6 +25,7 @@ ALPHA: Final = 0.05
 ARMS: Final = (("control", CONTROL), ("treatment", TREATMENT))
 ALIKE: Final = "every user is alike: the variance is 0"
 TOO_LARGE: Final = "the numbers are too large to compute with"
+NOT_RELATIVE: Final = "control is not above 0: there is no relative effect"
 
 
 class Sums(NamedTuple):
@@ -124,7 +125,8 @@ def effect_of(sums: Sums, alpha: float = ALPHA) -> Effect:
         rel_se = math.sqrt(pulls.variance(-treatment / control / control, 1 / control))
         rel_ci = (rel - wide * rel_se, rel + wide * rel_se) if math.isfinite(wide * rel_se) else None
     p = float(2 * stats.t.sf(abs(effect) / se, pulls.df))
-    return bare._replace(se=se, ci=(effect - wide * se, effect + wide * se), rel_ci=rel_ci, p=p, df=pulls.df)
+    reason = NOT_RELATIVE if rel is None else None
+    return bare._replace(se=se, ci=(effect - wide * se, effect + wide * se), rel_ci=rel_ci, p=p, df=pulls.df, reason=reason)
 
 
 def unsure(sums: Sums) -> str | None:

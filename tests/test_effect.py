@@ -148,7 +148,7 @@ def test_a_rate_needs_something_to_divide_by_for_two_users_in_each_arm() -> None
 
 def test_there_is_no_relative_effect_on_nothing() -> None:
     found = mean_of(table([0, 0, 1, 1], [0, 1, 2, 3], [0, 0, 1, 3]))
-    assert (found.rel, found.rel_ci) == (None, None)
+    assert (found.rel, found.rel_ci, found.reason) == (None, None, "control is not above 0: there is no relative effect")
     assert found.p is not None
 
 
