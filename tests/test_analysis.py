@@ -113,6 +113,17 @@ def test_what_is_not_triggered_moves_only_what_is_diluted(seed: int) -> None:
     assert diluted[1] > diluted[0] + 1
 
 
+def test_metrics_are_sums_over_sums() -> None:
+    sessions = drawn(2, n=2_000, users=2_000)
+    assert sessions.clicks is not None
+    assert sessions.impressions is not None
+    metrics = analyse(sessions, AnalysisSettings("session"))["metrics"]
+    for code, arm in enumerate(("control", "treatment")):
+        rows = sessions.arm == code
+        assert metrics["ctr"][arm] == pytest.approx(sessions.clicks[rows].sum() / sessions.impressions[rows].sum())
+        assert metrics["vehicles_viewed"][arm] == pytest.approx(sessions.vehicles[rows].mean())
+
+
 def test_what_is_diluted_is_bounded_as_triggered_sessions_are() -> None:
     sessions = drawn(2)
     triggered_one = np.arange(sessions.rows) % 2
@@ -230,6 +241,7 @@ def test_numbers_have_the_digits_that_their_errors_allow() -> None:
 @pytest.mark.parametrize("planned", [None, 100_000])
 def test_on_a_narrow_screen_nothing_is_cut(planned: int | None) -> None:
     sessions = drawn(1, n=2_000, users=2_000)._replace(segments=("a_segment_with_a_long_name", "suv", "family"))
+    sessions = sessions._replace(vehicles=sessions.vehicles + 12.0 * sessions.arm * (sessions.segment == 0))
     document = analyse(sessions, AnalysisSettings("session", planned=planned))
     lines = printed(document, 80).partition("segments: ")[2].splitlines()
     assert lines[2].split() == (
@@ -241,6 +253,7 @@ def test_on_a_narrow_screen_nothing_is_cut(planned: int | None) -> None:
         for end in each["ci_sequential" if planned else "ci"]
     ]
     assert all(end in "\n".join(lines) for end in ends)
+    assert all(f"{low} to" in "\n".join(lines) for low in ends[::2])
     assert all(each["action"] in "\n".join(lines) for each in document["segments"].values())
 
 

@@ -124,7 +124,9 @@ def test_without_units_there_is_nothing_to_tell() -> None:
     assert sequential_srm(np.zeros((0, 2)), [1, 1]) is None
 
 
-@pytest.mark.parametrize("weights", [[1], [1, 0], [1, -1], [1, math.nan], [1, math.inf], [1, 1, 1], [1e308, 1e308], [1e6, 5e-324]])
+@pytest.mark.parametrize(
+    "weights", [[1], [1, 0], [1, -1], [1, math.nan], [1, math.inf], [1, 1, 1], [1e308, 1e308], [2e6, 1], [1e6, 5e-324]]
+)
 def test_weights_that_are_none_are_told(weights: list[float]) -> None:
     with pytest.raises(ConfigError, match=r"weights == \[.*\], must be a number above 0 and at most 1e\+06 for each arm"):
         srm_of([1, 1], weights)
