@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -22,7 +21,7 @@ from rich.table import Table
 
 from experiments.conflicts import ANY, Tally
 from schemas.errors import EXIT_OK, ConfigError, shown
-from schemas.exposure import Exposure
+from schemas.exposure import exposure_in
 from schemas.instants import parse_date
 from transforms.archive_files import check_archive_path, dates_of, parts_of
 from transforms.metrics import wilson
@@ -30,7 +29,6 @@ from transforms.metrics import wilson
 TOP: Final = 20
 IMPRESSION: Final = "featured_impression"
 _COLUMNS: Final = ["event_id", "event_type", "experiment"]
-_DECODE: Final = msgspec.json.Decoder(Exposure).decode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,10 +108,11 @@ def count(config: Config) -> Counted:
                 if event_id in seen:
                     continue
                 seen.add(event_id)
-                try:
-                    counted.tally.add(_DECODE(experiment or "null"))
-                except msgspec.DecodeError:
+                exposure = exposure_in(experiment)
+                if exposure is None:
                     counted.unreadable += 1
+                else:
+                    counted.tally.add(exposure)
     return counted
 
 

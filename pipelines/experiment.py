@@ -1,7 +1,8 @@
-"""The sessions table of an experiment, from the archive: what analyse reads.
+"""The sessions table of an experiment, from the archive: what analyse reads. Or of all sessions: what power measures in beforehand.
 
 forecourt experiment sessions --archive DIR --experiment featured_first --sessions sessions.parquet
 forecourt experiment sessions --archive DIR --experiment featured_first --from 2026-05-01 --to 2026-05-14 --sessions S.csv
+forecourt experiment sessions --archive DIR --all --sessions all.parquet
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ from schemas.errors import EXIT_FAILED, EXIT_OK, ConfigError, shown
 from schemas.fields import MAX_WHOLE, NAME
 from schemas.instants import DAY_MS, date_of, format_instant, parse_date, parse_instant
 from transforms.archive_files import check_archive_path, dates_of
-from transforms.session_files import check_sessions_path
+from transforms.session_files import check_sessions_path, pending_table, put_in_place
+from transforms.session_found import Plan
 from transforms.session_rows import BEFORE_START, NOT_ASSIGNED, OTHER_EXPERIMENTS, OTHER_VERSIONS, UNREADABLE, WITHOUT_SESSION
 from transforms.sessions import (
     ARM,
     CLICKS_ELSEWHERE,
     CLICKS_UNREADABLE,
+    CLICKS_WITHOUT_SESSION,
     COPIES,
     EXPOSURES,
     IN_TABLE,
@@ -41,7 +44,6 @@ from transforms.sessions import (
     ROWS,
     SHARD_BYTES,
     MakeSessions,
-    Plan,
     Summary,
     decode_summary,
     encode_summary,
@@ -59,6 +61,11 @@ USES: Final = {
     OTHER_DATES: "of sessions of other dates",
     UNREADABLE: "that could not be read",
 }
+CLICKS: Final = {
+    CLICKS_UNREADABLE: "could not be read",
+    CLICKS_WITHOUT_SESSION: "are without a session",
+    CLICKS_ELSEWHERE: "are on no impression that is in the table",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +73,9 @@ class Config:
     """What one run makes; ``ConfigError`` when it can't be done."""
 
     archive: str
-    experiment: str
+    experiment: str | None
     sessions: str
+    every: bool = False
     version: int | None = None
     first: str | None = None
     last: str | None = None
@@ -82,7 +90,13 @@ class Config:
         check_archive_path(self.archive)
         check_workers(self.workers)
         check_sessions_path(self.sessions)
-        if not NAME.fullmatch(self.experiment):
+        if self.every == (self.experiment is not None):
+            msg = "--experiment NAME or --all, must be given, and not both"
+            raise ConfigError(msg)
+        if self.every and self.version is not None:
+            msg = f"--version == {self.version}, must be given with --experiment"
+            raise ConfigError(msg)
+        if self.experiment is not None and not NAME.fullmatch(self.experiment):
             msg = f"--experiment == {shown(self.experiment)}, must be lower_snake_case, at most 63 characters"
             raise ConfigError(msg)
         if self.version is not None and not 1 <= self.version <= MAX_WHOLE:
@@ -112,9 +126,9 @@ class Config:
             msg = f"--starts == {shown(self.starts)}, {error}"
             raise ConfigError(msg) from error
 
-    def plan(self, first: str, last: str) -> Plan:
-        """The plan of a small run."""
-        return Plan(self.experiment, self.version, self.start, first, last, self.sessions, 2, 0, None)
+    def plan(self, first: str, last: str, to: str) -> Plan:
+        """The plan of a small run, which writes the table to a file."""
+        return Plan(self.experiment, self.version, self.start, first, last, to, 2, 0, None)
 
 
 def parse_args(argv: Sequence[str]) -> tuple[Config, list[str]]:
@@ -123,13 +137,16 @@ def parse_args(argv: Sequence[str]) -> tuple[Config, list[str]]:
         prog="forecourt experiment sessions", description="The sessions table of an experiment, from the archive."
     )
     parser.add_argument("--archive", required=True, metavar="DIR", help="what forecourt archive has written")
-    parser.add_argument("--experiment", required=True, metavar="NAME", help="the experiment's name")
+    parser.add_argument("--experiment", metavar="NAME", help="the experiment's name")
+    parser.add_argument("--all", action="store_true", dest="every", help="all sessions instead, without arms: for power")
     parser.add_argument("--sessions", required=True, metavar="FILE", help="where the table goes: FILE.csv or FILE.parquet")
     parser.add_argument("--version", type=int, metavar="N", help="the experiment's version; default: the newest in the archive")
     parser.add_argument("--from", dest="first", metavar="DATE", help="sessions exposed from this UTC date on; default: the first")
     parser.add_argument("--to", dest="last", metavar="DATE", help="the last date, included; default: the archive's last")
     parser.add_argument(
-        "--starts", metavar="TIME", help="when the experiment began: before is history; default: its first exposure in the archive"
+        "--starts",
+        metavar="TIME",
+        help="when the experiment began: before is history; default: its first exposure in the archive, with --all the first date",
     )
     add_workers_option(parser)
     add_runner_options(parser)
@@ -154,7 +171,7 @@ def run(argv: Sequence[str]) -> int:
     config, beams = parse_args(argv)
     options = batch_options(config.runner, beams, config.workers)
     if config.dry_run:
-        plan = config.plan("2026-05-01", "2026-05-01")
+        plan = config.plan("2026-05-01", "2026-05-01", config.sessions)
         return dry_run(lambda pipeline: build(pipeline, plan, [Item(plan.first, (), 0)], "summary.json"))
     archived = dates_of(config.archive)
     if not archived:
@@ -166,9 +183,12 @@ def run(argv: Sequence[str]) -> int:
         raise ConfigError(msg)
     # What came before is history, and a session may go on after midnight.
     items = items_of(config.archive, [date for date in archived if date <= date_of(parse_date(last) + DAY_MS)])
-    summary = _summary(config, options, config.plan(first, last), items)
-    check_found(config, summary, f"{first} to {last}")
-    document = document_of(config, summary, [first, last], time.monotonic() - began)
+    with pending_table(config.sessions) as pending:
+        summary = _summary(config, options, config.plan(first, last, pending), items)
+        check_found(config, summary, f"{first} to {last}")
+        document = document_of(config, summary, [first, last], time.monotonic() - began)
+        if document["exposures"]["holds"]:
+            put_in_place(pending, config.sessions)
     if config.version is None and len(summary.versions) > 1:
         several = ", ".join(f"{number} ({exposures:,} exposures)" for number, exposures in summary.versions.items())
         print(f"forecourt: {config.experiment} has versions {several}; the table is of {summary.version}", file=sys.stderr)
@@ -177,7 +197,7 @@ def run(argv: Sequence[str]) -> int:
     else:
         show(document)
     if not document["exposures"]["holds"]:
-        print("forecourt: the balance of exposures does not hold; the table is not to be used", file=sys.stderr)
+        print(f"forecourt: the balance of exposures does not hold; {config.sessions} is left as it was", file=sys.stderr)
         return EXIT_FAILED
     return EXIT_OK
 
@@ -198,8 +218,7 @@ def document_of(config: Config, summary: Summary, dates: list[str], seconds: flo
         "arms": {name.removeprefix(ARM): rows for name, rows in sorted(counts.items()) if name.startswith(ARM)},
         "exposures": {"read": read, **exposures, "holds": read == sum(exposures.values())},
         "copies": counts.get(COPIES, 0),
-        CLICKS_UNREADABLE: counts.get(CLICKS_UNREADABLE, 0),
-        CLICKS_ELSEWHERE: counts.get(CLICKS_ELSEWHERE, 0),
+        **{of: counts.get(of, 0) for of in CLICKS},
         "seconds": round(seconds, 3),
     }
 
@@ -207,8 +226,8 @@ def document_of(config: Config, summary: Summary, dates: list[str], seconds: flo
 def show(document: dict[str, Any]) -> None:
     """Print how many rows there are, and what became of the exposures."""
     out = table_console()
-    version = f"{document['experiment']} version {document['version']}, since {document['starts']}"
-    out.print(f"{version}: {document['rows']:,} rows to {document['sessions']}", soft_wrap=True)
+    of = f"{document['experiment']} version {document['version']}" if document["experiment"] else "all sessions"
+    out.print(f"{of}, since {document['starts']}: {document['rows']:,} rows to {document['sessions']}", soft_wrap=True)
     for arm, rows in document["arms"].items():
         out.print(f"  {arm}: {rows:,}")
     exposures = document["exposures"]
@@ -222,17 +241,17 @@ def show(document: dict[str, Any]) -> None:
     out.print(table)
     if document["copies"]:
         out.print(f"{document['copies']:,} copies of events were left out")
-    if document[CLICKS_UNREADABLE]:
-        out.print(f"{document[CLICKS_UNREADABLE]:,} clicks could not be read")
-    if document[CLICKS_ELSEWHERE]:
-        out.print(f"{document[CLICKS_ELSEWHERE]:,} clicks are on no impression that is in the table")
+    for of, text in CLICKS.items():
+        if document[of]:
+            out.print(f"{document[of]:,} clicks {text}")
     out.print(f"{document['seconds']:.1f} s")
 
 
 def _summary(config: Config, options: PipelineOptions, plan: Plan, items: Sequence[Item]) -> Summary:
     size = sum(item.size for item in items)
     with slices_folder(config.runner) as spill, _summary_path(options, spill) as path:
-        plan = dataclasses.replace(plan, shards=max(2 * config.workers, -(-size // SHARD_BYTES)), size=size, spill=spill)
+        least = 2 * config.workers
+        plan = dataclasses.replace(plan, shards=max(least, -(-size // SHARD_BYTES)), size=size, spill=spill, least=least)
 
         def graph(pipeline: beam.Pipeline) -> Any:
             return build(pipeline, plan, items, path)
@@ -242,6 +261,11 @@ def _summary(config: Config, options: PipelineOptions, plan: Plan, items: Sequen
 
 def check_found(config: Config, summary: Summary, dates: str) -> None:
     """``ConfigError`` when there is nothing to make a table of; then no file was written."""
+    if config.every:
+        if not summary.counts.get(ROWS, 0):
+            msg = f"sessions in {config.archive}, {dates} == 0, must be at least 1 with a listing viewed or featured"
+            raise ConfigError(msg)
+        return
     if not summary.versions:
         others = f"it has {', '.join(summary.others)}" if summary.others else "it has no experiments"
         msg = f"--experiment == {config.experiment}, must have exposures in {config.archive} up to the last date: {others}"

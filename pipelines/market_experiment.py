@@ -2,13 +2,14 @@
 
 Every session gets an impression shortly after it begins, by the assignment and in the form of the gateway. In sessions that were
 shown the personalised answer, listings viewed from then on, the chance of a click and that of a lead are multiplied by 1 + the
-effect of the visitor's first segment. A user's segments are what they look at most, whatever the experiment does; some have none.
+effect of the segment that chose it: the visitor's first one, or what the arm's policy draws. A user's segments are what they look
+at most, whatever the experiment does; some have none.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -24,6 +25,10 @@ from schemas.errors import ConfigError, shown
 from schemas.experiments import Experiments
 from schemas.exposure import Click
 from schemas.instants import SECOND_MS
+from schemas.rules import All
+from schemas.settings import Settings
+from serving.policies import policy_of
+from serving.wishes import Wish, ordered
 
 SHARE_WITHOUT_SEGMENTS: Final = 0.3
 SHARE_WITH_TWO: Final = 0.5  # of the users who have any
@@ -34,6 +39,8 @@ NO_SEGMENT: Final = -1
 FUELS: Final = FUEL_TYPES
 BODIES: Final = tuple(name.replace(" / ", "_") for name in BODY_TYPES)
 SEGMENTS: Final = (*FUELS, *BODIES)
+DEFAULT_POLICY: Final = Settings().policy  # of arms that have none
+_ANYTHING: Final = All(())
 _DRAWS: Final = 5  # beside the market's own, so that the market stays what it is
 
 
@@ -57,6 +64,12 @@ class Planted:
         if self.experiment not in names:
             msg = f"experiment == {shown(self.experiment)}, must be one of the file's: {', '.join(names) or 'it has none'}"
             raise ConfigError(msg)
+        for policy in {arm.policy for each in self.experiments.experiments for arm in each.arms} - {None}:
+            try:
+                policy_of(policy or "")
+            except ConfigError as error:
+                msg = f"experiments == {', '.join(names)}, must have policies that are known: {error}"
+                raise ConfigError(msg) from error
         for segment, effect in self.effects.items():
             if segment not in SEGMENTS:
                 msg = f"effect == {shown(f'{segment}={effect:g}')}, must be of one of the segments {', '.join(SEGMENTS)}"
@@ -69,6 +82,14 @@ class Planted:
     def layer(self) -> str:
         """The experiment's layer, in which all sessions are assigned."""
         return next(each.layer for each in self.experiments.experiments if each.name == self.experiment)
+
+
+class Told(NamedTuple):
+    """What a session is told: where it is assigned, and the segment that its answer was chosen by, with what probability."""
+
+    assignment: Assignment
+    segment: str | None
+    probability: float
 
 
 class Trial:
@@ -94,14 +115,14 @@ class Trial:
     def completed(self, event: Event, kind: int, session: int) -> Event:
         """The impression or the click of a session, as the gateway has it, but with raw ids."""
         segments, impression = self.segments(session), f"{event['session_id']}-i"
-        assignment = self._assignment(session)
+        assignment, segment, probability = self._told(session)
         body: Any
         if kind == CLICK:
             of: dict[str, Any] = {"experiment": assignment.experiment, "version": assignment.version, "arm": assignment.arm}
             body, event_id = Click(impression_id=impression, position=1, **of), f"{impression}:click"
         else:
-            seen: dict[str, Any] = {"differs": bool(segments), "position": 1, "k": 1, "sponsored": False, "probability": 1.0}
-            seen |= {"rung": "single_segment", "segment": segments[0][0]} if segments else {"rung": "default", "segment": None}
+            seen: dict[str, Any] = {"differs": bool(segments), "position": 1, "k": 1, "sponsored": False}
+            seen |= {"rung": "single_segment" if segments else "default", "segment": segment, "probability": probability}
             seen |= {"impression_id": impression, "file_version": self._planted.experiments.version}
             body = bounded(exposure_to(assignment, segments, user=assignment.unit, session=event["session_id"], **seen))
             event_id = impression
@@ -114,22 +135,34 @@ class Trial:
         pairs = zip(self._tastes.segments[user].tolist(), self._tastes.scores[user].tolist(), strict=True)
         return [(SEGMENTS[code], score) for code, score in pairs if code != NO_SEGMENT]
 
-    def _assignment(self, session: int) -> Assignment:
+    def _told(self, session: int) -> Told:
         """By the ids of the impression, raw ones, as the gateway goes by them."""
         exposed, place, segments = self._exposed, session - 1, self.segments(session)
         user = f"{'u' if exposed.named[place] else 'a'}{exposed.users[place]}"
-        experiments, now = self._planted.experiments, int(exposed.times[place])
-        assigned = assign(experiments, self._planted.layer, session=f"n{self._config.seed}-{session}", user=user, now=now)
-        return with_segment(assigned, segments[0][0] if segments else None, experiments)
+        experiments, now, name = self._planted.experiments, int(exposed.times[place]), f"n{self._config.seed}-{session}"
+        first = segments[0][0] if segments else None
+        assigned = assign(experiments, self._planted.layer, session=name, user=user, now=now, segment=first)
+        segment, probability = chosen_by(assigned.policy or DEFAULT_POLICY, segments, name) if segments else (None, 1.0)
+        return Told(with_segment(assigned, segment, experiments), segment, probability)
 
     def _factor(self, session: int) -> float:
         """By how much things are multiplied in a session."""
-        segments = self.segments(session)
-        effect = self._planted.effects.get(segments[0][0], 0.0) if segments else 0.0
-        if not effect:
+        if not any(self._planted.effects.get(name) for name, _ in self.segments(session)):
             return 1.0
-        assignment = self._assignment(session)
-        return 1.0 + effect if assignment.shows and assignment.experiment == self._planted.experiment else 1.0
+        assignment, segment, _ = self._told(session)
+        shown = assignment.shows and assignment.experiment == self._planted.experiment
+        return 1.0 + self._planted.effects.get(segment or "", 0.0) if shown else 1.0
+
+
+def chosen_by(policy: str, segments: Sequence[tuple[str, float]], session: str) -> tuple[str, float]:
+    """The segment that a policy credits with the first place, with what probability; every listing is there for every segment.
+
+    >>> chosen_by("highest_score", [("suv", 0.9), ("electric", 0.6)], "s1")
+    ('suv', 1.0)
+    """
+    wishes = ordered(Wish(name, score, 1.0, 0, _ANYTHING) for name, score in segments)
+    choice = policy_of(policy)(wishes, session, 0)
+    return next(wish.name for wish in wishes if wish.name in choice.weights), choice.probability
 
 
 def tastes_of(visits: Visits, users: int, rng: np.random.Generator) -> Tastes:

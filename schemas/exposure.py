@@ -6,7 +6,7 @@ control arm computes too and doesn't show; the event's ``listing_id`` is what wa
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Final
 
 import msgspec
 
@@ -78,11 +78,21 @@ class Click(msgspec.Struct, frozen=True, kw_only=True):
     position: int
 
 
-def exposure_of(experiment: Any) -> Exposure:
-    """The exposure in an event's ``experiment``; ``msgspec.ValidationError`` when it is none. Unknown fields are ignored."""
-    return msgspec.convert(experiment, Exposure)
+_EXPOSURE: Final = msgspec.json.Decoder(Exposure).decode
+_CLICK: Final = msgspec.json.Decoder(Click).decode
 
 
-def click_of(experiment: Any) -> Click:
-    """The click in an event's ``experiment``; ``msgspec.ValidationError`` when it is none."""
-    return msgspec.convert(experiment, Click)
+def exposure_in(text: str | None) -> Exposure | None:
+    """The exposure in an impression's JSON, ``None`` where there is none that can be read. Unknown fields are ignored."""
+    try:
+        return _EXPOSURE(text or "null")
+    except msgspec.DecodeError:
+        return None
+
+
+def click_in(text: str | None) -> Click | None:
+    """The click in a click's JSON, ``None`` where there is none that can be read."""
+    try:
+        return _CLICK(text or "null")
+    except msgspec.DecodeError:
+        return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -12,8 +12,12 @@ import pyarrow as pa
 
 from schemas.exposure import Click, Exposure, Offer
 from schemas.instants import DAY_MS, date_of, parse_date
-from transforms.session_rows import Row
-from transforms.session_slices import EVENTS
+from schemas.sessions import SCHEMA
+from transforms.session_files import ORDER
+from transforms.session_found import Plan, chosen_of, found_in, found_together, session_shards
+from transforms.session_rows import Row, table_of
+from transforms.session_slices import EVENTS, cut_by
+from transforms.sessions import make_rows, use_events
 
 
 class Logged(NamedTuple):
@@ -88,8 +92,8 @@ def rows_by_hand(
         if best not in events:
             events.append(best)
     impressions = {event: exposure_by_hand(event) for event in events if event.event_type == "featured_impression"}
-    all_started = [
-        each.event_time
+    assigned = [
+        (each.event_time, body)
         for each in log
         if each.event_type == "featured_impression"
         and (body := exposure_by_hand(each)) is not None
@@ -97,7 +101,9 @@ def rows_by_hand(
         and body["reason"] == "assigned"
         and each.event_time < parse_date(last) + DAY_MS
     ]
-    start = min(all_started) if starts is None else starts
+    start = min(time for time, _ in assigned) if starts is None else starts
+    of_version = [body for _, body in assigned if body["version"] == version]
+    by_highest = len({body["policy"] for body in of_version}) > 1 or any(body["arm_probability"] for body in of_version)
     uses: Counter[str] = Counter()
     ours: dict[tuple[str, str], list[tuple[Logged, dict[str, Any]]]] = {}
     for event, body in impressions.items():
@@ -133,7 +139,7 @@ def rows_by_hand(
         ]
         at_first = next((each for _, each in shown if each["position"] == 1), body)
         segment = at_first["segment"]
-        if segment is None and at_first["segments"]:
+        if (segment is None or by_highest) and at_first["segments"]:
             segment = sorted(at_first["segments"], key=lambda offer: (-offer["score"], offer["name"]))[0]["name"]
         clicked = [
             json.loads(each.experiment or "")["impression_id"]
@@ -163,3 +169,31 @@ def rows_by_hand(
             )
         )
     return sorted(rows, key=lambda row: (row.started_at, row.session_id, row.arm)), uses
+
+
+def made(log: Sequence[Logged], plan: Plan, batches: int = 1) -> tuple[list[Row], Counter[str]]:
+    """The table and the counts, the way of the pipeline but without Beam; the log in so many parts."""
+    parts = [table_of_events(log[place::batches]) for place in range(batches)]
+    found = found_together(found_in(part, plan) for part in parts)
+    chosen = chosen_of(plan, found)
+    assert chosen is not None
+    counts: Counter[str] = Counter()
+    by_user: dict[int, list[pa.Table]] = {}
+    by_session: dict[int, list[pa.Table]] = {}
+    for part in parts:
+        for shard, piece in cut_by(part, "user", plan.shards):
+            by_user.setdefault(shard, []).append(piece)
+    for pieces in by_user.values():
+        used, more = use_events(pa.concat_tables(pieces), plan, chosen, found.sessions)
+        counts.update(more)
+        for shard, piece in cut_by(used, "session_id", session_shards(plan, found, chosen)):
+            by_session.setdefault(shard, []).append(piece)
+    tables = [table_of([])]
+    for pieces in by_session.values():
+        table, more = make_rows(pa.concat_tables(pieces), plan, chosen)
+        counts.update(more)
+        tables.append(table)
+    whole = pa.concat_tables(tables).sort_by(ORDER)
+    millis = whole["started_at"].cast(pa.int64())
+    rows = whole.set_column(SCHEMA.get_field_index("started_at"), "started_at", millis).to_pylist()
+    return [Row(**row) for row in rows], counts

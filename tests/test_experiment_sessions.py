@@ -13,15 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import analyse, archive, experiment, simulate
+from pipelines import analyse, archive, experiment, power, simulate
 from schemas.errors import ConfigError, StoppedError, StoreError
-from schemas.exposure import Exposure
+from schemas.exposure import Exposure, Offer
 from schemas.instants import DAY_MS, HOUR_MS, MINUTE_MS, format_instant, parse_date
 from schemas.pseudonym import Pseudonyms, key_of
 from schemas.sessions import COLUMNS, SCHEMA
 from serving.keys import KEY_VARIABLE
 from tests.session_logs import Logged, click, exposure, rows_by_hand, text_of
-from transforms.session_files import write_sessions
+from transforms.session_files import pending_table, put_in_place, write_sessions
+from transforms.session_found import Plan
 from transforms.session_rows import Row
 from transforms.sessions import Summary
 from transforms.stopping import STOPPING
@@ -169,7 +170,7 @@ def test_the_table_is_that_of_brute_force_with_copies_that_disagree_too(tmp_path
     printed = capsys.readouterr().out
     assert f"{len(rows):,} rows" in printed
     assert "exposures read" in printed
-    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".new")]
+    assert not [path for path in tmp_path.iterdir() if ".new" in path.name]
 
 
 def test_the_newest_version_is_taken_and_others_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -216,12 +217,15 @@ def test_where_there_is_nothing_the_error_says_what_there_is(tmp_path: Path, cap
 def test_no_table_is_told_by_its_reason(summary: Summary, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         experiment.check_found(experiment.Config("archive", "first", "s.csv", version=7), summary, "DATES")
+    with pytest.raises(ConfigError, match="sessions in archive, DATES == 0, must be at least 1 with a listing viewed or featured"):
+        experiment.check_found(experiment.Config("archive", None, "s.csv", every=True), summary, "DATES")
 
 
 @pytest.mark.parametrize(
     ("options", "told"),
     [
         ("--experiment First", "--experiment == 'First', must be lower_snake_case"),
+        ("--all", "--experiment NAME or --all, must be given, and not both"),
         ("--version 0", "--version == 0, must be a whole number, at least 1"),
         ("--from may", "--from == 'may', must be a date such as 2026-05-01"),
         ("--from 2026-05-03 --to 2026-05-02", "--from == 2026-05-03, must be at most --to == 2026-05-02"),
@@ -232,22 +236,98 @@ def test_no_table_is_told_by_its_reason(summary: Summary, told: str) -> None:
     ],
 )
 def test_bad_options_are_named(options: str, told: str) -> None:
+    with pytest.raises(ConfigError, match="--experiment NAME or --all, must be given"):
+        experiment.parse_args(["sessions", "--archive", "archive", "--sessions", "s.csv"])
+    with pytest.raises(ConfigError, match="--version == 2, must be given with --experiment"):
+        experiment.parse_args(["sessions", "--archive", "archive", "--sessions", "s.csv", "--all", "--version", "2"])
     given = ["--archive", "archive", "--experiment", "first", "--sessions", "s.csv", *options.split()]
     with pytest.raises(ConfigError, match=told):
         experiment.parse_args(["sessions", *given])
 
 
-def test_a_table_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_table_is_whole_or_what_was_there_stays(tmp_path: Path) -> None:
+    path = str(tmp_path / "new/s.csv")
+    with pending_table(path) as pending:
+        assert write_sessions(pending, [SCHEMA.empty_table()]) == 0
+        assert not Path(path).exists()
+        put_in_place(pending, path)
+    before = Path(path).read_text()
+    assert before.startswith("session_id,")
+
     def days() -> Iterator[pa.Table]:
         yield SCHEMA.empty_table()
         raise StoppedError
 
+    with pytest.raises(StoppedError), pending_table(path) as pending:
+        write_sessions(pending, days())
+    with pytest.raises(StoreError, match="--sessions == .*s.csv/t.csv, must be writable"), pending_table(f"{path}/t.csv"):
+        pytest.fail("there is nothing to do before a place is there")
+    assert [each.read_text() for each in Path(path).parent.iterdir()] == [before]
+
+
+def test_two_runs_to_one_file_do_not_write_into_each_other(tmp_path: Path) -> None:
+    path = str(tmp_path / "s.parquet")
+    with pending_table(path) as one, pending_table(path) as other:
+        assert one != other
+        with pq.ParquetWriter(one, SCHEMA) as writer:  # half written
+            write_sessions(other, [SCHEMA.empty_table()])
+            put_in_place(other, path)
+            writer.write_table(SCHEMA.empty_table())
+        assert pq.read_table(path).schema == SCHEMA
+        put_in_place(one, path)
+    assert pq.read_table(path).schema == SCHEMA
+    assert [each.name for each in tmp_path.iterdir()] == ["s.parquet"]
+
+
+def test_where_the_balance_does_not_hold_the_table_of_before_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(config: Any, options: Any, plan: Plan, items: Any) -> Summary:
+        write_sessions(plan.to, [SCHEMA.empty_table()])
+        return Summary(1, NOON, {"1": 9}, [], {"exposures": 9, "in_table": lost, "rows": 5})
+
+    monkeypatch.setattr(experiment, "_summary", made)
+    monkeypatch.setattr(experiment, "dates_of", lambda _: [FIRST, LAST])
+    monkeypatch.setattr(experiment, "items_of", lambda *_: [])
     (tmp_path / "s.csv").write_text("what was there")
-    with pytest.raises(StoppedError):
-        write_sessions(str(tmp_path / "s.csv"), days())
-    with pytest.raises(StoreError, match="--sessions == .*s.csv/t.csv, must be writable"):
-        write_sessions(str(tmp_path / "s.csv/t.csv"), [])
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["what was there"]
+    lost = 8
+    assert sessions(tmp_path, "--experiment", "first", "--json", to="s.csv") == 1
+    output = capsys.readouterr()
+    assert json.loads(output.out)["exposures"]["holds"] is False
+    assert f"the balance of exposures does not hold; {tmp_path}/s.csv is left as it was" in output.err
+    assert [each.read_text() for each in tmp_path.iterdir()] == ["what was there"]
+    lost = 9
+    assert sessions(tmp_path, "--experiment", "first", "--json", to="s.csv") == 0
+    assert [each.read_text()[:11] for each in tmp_path.iterdir()] == ["session_id,"]
+
+
+def test_power_measures_in_an_archive_that_no_experiment_was_in_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nowhere = {"experiment": None, "version": None, "reason": "no_experiment", "unit": None}
+    sent = []
+    for number in range(60):
+        session, at = f"s{number}", NOON + number * 30 * MINUTE_MS
+        offers = () if number % 3 == 0 else (Offer("suv", 0.8),)
+        body = msgspec.structs.replace(exposure(f"e{4 * number}", None, **nowhere), session=session, segments=offers)
+        sent.append(message("featured_impression", 4 * number, at, f"u{number % 20}", session, body))
+        sent += [
+            message("listing_view", 4 * number + k, at + k, f"u{number % 20}", session, listing=f"l{k % (1 + number % 2)}")
+            for k in (1, 2)
+        ]
+    archived(tmp_path, sent, capsys=capsys)
+    assert sessions(tmp_path, "--all", "--json", to="all.csv") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["experiment"], document["version"], document["rows"], document["arms"]) == (None, None, 60, {})
+    assert (document["exposures"]["in_table"], document["exposures"]["holds"]) == (60, True)
+    assert power.run(["power", "--sessions", str(tmp_path / "all.csv"), "--unit", "user", "--replays", "5", "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["trigger_rate"] == pytest.approx(2 / 3)
+    assert planned["mean"] == pytest.approx(1.5)
+    assert planned["sources"]["design_effect"] == "measured"
+    assert sessions(tmp_path, "--all", "--from", LAST, to="all.parquet") == 0
+    assert "all sessions, since 2026-05-03T00:00:00.000Z: 36 rows" in capsys.readouterr().out
+    rows = rows_in(tmp_path / "all.parquet")
+    assert {(row.arm, row.day) for row in rows} == {(None, LAST)}
+    assert all(row.pre_vehicles in (1, 1.5, 2) for row in rows)
 
 
 def test_the_graph_is_checked_without_an_archive(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,10 +18,10 @@ import pytest
 from pipelines.archive import run as run_archive
 from pipelines.serve import Config
 from schemas.errors import ConfigError
-from schemas.exposure import exposure_of
 from schemas.instants import clock_ms, format_instant
 from serving.access import mint
 from serving.store import open_store
+from tests.exposures import exposure_of
 from tests.gateways import HOST, KEY, PSEUDONYMS, Gateway, gateway_in, listings, members
 from tests.live import wait_until
 from tests.strategies import ROOT

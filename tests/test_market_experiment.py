@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from experiments.assignment import assign, with_segment
 from pipelines.listings import LISTINGS
@@ -22,9 +23,12 @@ from pipelines.simulate import run
 from schemas.decoding import Attributes, decode_event
 from schemas.errors import ConfigError
 from schemas.experiments import parse_experiments
-from schemas.exposure import click_of, exposure_of
-from schemas.instants import DAY_MS, parse_instant
+from schemas.exposure import Exposure
+from schemas.instants import DAY_MS, date_of, parse_instant
+from tests.exposures import click_of, exposure_of
+from tests.session_logs import Logged, made
 from tests.strategies import CATALOGUE
+from transforms.session_found import Plan
 
 END = parse_instant("2026-05-21T00:00:00Z")
 STARTS = parse_instant("2026-05-11T00:00:00Z")
@@ -249,6 +253,92 @@ def test_where_users_are_the_unit_it_is_the_id_that_the_gateway_goes_by() -> Non
     units = {event["experiment"]["unit"] for event in of("featured_impression", events)}
     assert units == {event["user_id"] or event["anonymous_id"] for event in of("featured_impression", events)}
     assert {unit[0] for unit in units} == {"a", "u"}
+
+
+BANDIT = """
+version: 7
+layers: [{name: featured}]
+experiments:
+  - name: policies
+    version: 3
+    layer: featured
+    unit: session
+    ramp: 1
+    bandit: {floor: 0.05, holdout: 0.3}
+    arms:
+      - {name: control, weight: 1, shows: false, policy: highest_score}
+      - {name: highest_score, weight: 1, shows: true, policy: highest_score}
+      - {name: weighted_random, weight: 2, shows: true, policy: weighted_random}
+    allocation:
+      electric: {control: 0.1, highest_score: 0.2, weighted_random: 0.7}
+      suv: {control: 0.6, highest_score: 0.3, weighted_random: 0.1}
+"""
+ARMS = ("control", "highest_score", "weighted_random")
+SHARES = {"electric": (0.1, 0.2, 0.7), "suv": (0.6, 0.3, 0.1)}
+
+
+def as_archived(event: Event) -> Logged:
+    user = event["user_id"] or event["anonymous_id"]
+    body = event.get("experiment")
+    text = None if body is None else json.dumps(body)
+    at = parse_instant(event["event_time"])
+    return Logged(event["event_id"], event["event_type"], at, user, event["session_id"], event["listing_id"], text)
+
+
+def test_arms_follow_the_bandits_allocation_in_the_sessions_table_and_the_holdout_is_even() -> None:
+    config = market(events=30_000)
+    effects = {"electric": 0.5}
+    events = truth_of(events_of(config, change=Trial(config, Planted(parse_experiments(BANDIT, "b.yaml"), "policies", effects))))
+    first, last = (date_of(parse_instant(events[place]["event_time"])) for place in (0, -1))
+    rows, _ = made([as_archived(event) for event in events], Plan("policies", None, None, first, last, "s.csv", 2, 0, None))
+    for segment in (*SHARES, "sedan", None):
+        # Without an allocation, and for who has no segments, it goes by the weights.
+        for holdout, shares in ((False, SHARES.get(segment or "", (0.25, 0.25, 0.5))), (True, (1 / 3,) * 3)):
+            chosen = [row for row in rows if (row.primary_segment, row.holdout) == (segment, holdout)]
+            counts = Counter(row.arm for row in chosen)
+            assert len(chosen) > 25, (segment, holdout)
+            expected = [share * len(chosen) for share in shares]
+            assert stats.chisquare([counts[arm] for arm in ARMS], expected).pvalue > 1e-3, (segment, holdout, counts)
+            probability = dict(zip(ARMS, shares, strict=True))
+            assert all(row.arm_probability == pytest.approx(probability[row.arm or ""]) for row in chosen)
+    assert 0.25 < sum(bool(row.holdout) for row in rows) / len(rows) < 0.35
+
+    for event in of("featured_impression", events):
+        exposure = exposure_of(event["experiment"])
+        worth = {offer.name: offer.score for offer in exposure.segments}
+        assert (exposure.segment is None) == (not worth)
+        if exposure.policy == "weighted_random" and exposure.segment is not None:
+            assert exposure.probability == pytest.approx(worth[exposure.segment] / sum(worth.values()))
+        else:
+            assert (exposure.segment, exposure.probability) == (max(worth, key=lambda name: worth[name], default=None), 1.0)
+    drawn = [(each, each.segments[0]) for each in map(_exposure_of, of("featured_impression", events)) if len(each.segments) == 2]
+    others = [each.segment != first.name for each, first in drawn if each.policy == "weighted_random"]
+    expected_share = np.mean([each.segments[1].score / (first.score + each.segments[1].score) for each, first in drawn])
+    assert np.mean(others) == pytest.approx(expected_share, abs=4 * 0.5 / len(others) ** 0.5)  # four standard errors
+
+
+def _exposure_of(event: Event) -> Exposure:
+    return exposure_of(event["experiment"])
+
+
+def test_the_effect_is_that_of_the_segment_that_was_shown() -> None:
+    config = market(events=12_000)
+    experiments = parse_experiments(BANDIT, "b.yaml")
+    trials = [Trial(config, Planted(experiments, "policies", effects)) for effects in ({}, {"suv": -1.0})]
+    plain, changed = (truth_of(events_of(config, change=trial)) for trial in trials)
+    shown = {event["session_id"]: _exposure_of(event) for event in of("featured_impression", changed)}
+    viewed = Counter(event["session_id"] for event in of("listing_view", changed))
+    before = Counter(event["session_id"] for event in of("listing_view", plain))
+    gone = [session for session, exposure in shown.items() if exposure.shown and exposure.segment == "suv"]
+    assert any(shown[session].segments[0].name != "suv" for session in gone)
+    assert not any(viewed[session] for session in gone)
+    assert all(viewed[session] == before[session] for session in shown.keys() - gone)
+
+
+def test_a_policy_that_nobody_knows_is_refused() -> None:
+    unknown = parse_experiments(BANDIT.replace("policy: weighted_random", "policy: by_mood"), "b.yaml")
+    with pytest.raises(ConfigError, match="experiments == policies, must have policies that are known: policy == 'by_mood', must"):
+        Planted(unknown, "policies")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ import pytest
 from rules import RULES_PATH
 from schemas.errors import StoreUnavailableError
 from schemas.experiments import Experiments, parse_experiments
-from schemas.exposure import exposure_of
 from schemas.profile_row import Membership, ProfileRow, SegmentSpans, Span
 from schemas.settings import Settings
 from serving.inventory import Inventory, load_inventory
@@ -21,6 +20,7 @@ from serving.metrics import Metrics
 from serving.reader import SegmentReader
 from serving.service import Chosen, Parts, Service
 from serving.store.rows import Rows
+from tests.exposures import exposure_of
 from tests.gateways import PSEUDONYMS, listings
 from tests.strategies import CATALOGUE
 from transforms.rules_file import load_release

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
-import pyarrow as pa
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,12 +19,23 @@ from hypothesis import strategies as st
 from schemas.exposure import Offer
 from schemas.instants import DAY_MS, HOUR_MS, MINUTE_MS, parse_date
 from schemas.sessions import COLUMNS, SCHEMA
-from tests.session_logs import Logged, click, exposure, rows_by_hand, table_of_events, text_of
+from tests.session_logs import Logged, click, exposure, made, rows_by_hand, table_of_events, text_of
 from transforms import sessions
-from transforms.session_files import ORDER
+from transforms.session_found import (
+    EVENTS_A_SESSION,
+    MOST_SESSIONS,
+    SHARD_EVENTS,
+    Found,
+    Plan,
+    Version,
+    chosen_of,
+    found_in,
+    found_together,
+    session_shards,
+)
 from transforms.session_rows import ASSIGNED, Chosen, Row, SessionEvent, rows_of, table_of, use_of
-from transforms.session_slices import cut_by, with_history, without_copies
-from transforms.sessions import Plan, chosen_of, found_in, found_together, make_rows, use_events
+from transforms.session_slices import with_history, without_copies
+from transforms.sessions import use_events
 
 DAY, NEXT = "2026-05-02", "2026-05-03"
 NOON = parse_date(DAY) + 12 * HOUR_MS
@@ -103,10 +113,11 @@ def test_the_first_exposure_tells_of_the_row() -> None:
     assert (row.arm_probability, row.holdout) == (None, None)
 
 
-def test_a_bandits_row_goes_by_the_highest_segment_whatever_its_arm_chose() -> None:
+def test_where_arms_choose_by_themselves_a_row_goes_by_the_highest_segment() -> None:
     offers = (Offer("suv", 0.71), Offer("electric", 0.55))
     assert the_row(shown(1, segment="electric", segments=offers)).primary_segment == "electric"
-    assert the_row(shown(1, segment="electric", segments=offers, arm_probability=0.5)).primary_segment == "suv"
+    (row,) = rows_of("s1", [shown(1, segment="electric", segments=offers)], by_highest=True)
+    assert row.primary_segment == "suv"
 
 
 OFFERS = (Offer("b", 0.6), Offer("c", 0.7), Offer("a", 0.7))
@@ -230,38 +241,11 @@ def test_the_newest_version_is_taken_and_any_version_begins_the_experiment() -> 
 # All of it, beside brute force
 
 
-def made(log: Sequence[Logged], plan: Plan, batches: int = 1) -> tuple[list[Row], Counter[str]]:
-    """The table and the counts, the way of the pipeline but without Beam; the log in so many parts."""
-    parts = [table_of_events(log[place::batches]) for place in range(batches)]
-    chosen = chosen_of(plan, found_together(found_in(part, plan) for part in parts))
-    assert chosen is not None
-    counts: Counter[str] = Counter()
-    by_user: dict[int, list[pa.Table]] = {}
-    by_session: dict[int, list[pa.Table]] = {}
-    for part in parts:
-        for shard, piece in cut_by(part, "user", plan.shards):
-            by_user.setdefault(shard, []).append(piece)
-    for pieces in by_user.values():
-        used, more = use_events(pa.concat_tables(pieces), plan, chosen)
-        counts.update(more)
-        for shard, piece in cut_by(used, "session_id", plan.shards):
-            by_session.setdefault(shard, []).append(piece)
-    tables = [table_of([])]
-    for pieces in by_session.values():
-        table, more = make_rows(pa.concat_tables(pieces), plan)
-        counts.update(more)
-        tables.append(table)
-    whole = pa.concat_tables(tables).sort_by(ORDER)
-    millis = whole["started_at"].cast(pa.int64())
-    rows = whole.set_column(SCHEMA.get_field_index("started_at"), "started_at", millis).to_pylist()
-    return [Row(**row) for row in rows], counts
-
-
 USERS, SESSIONS, LISTINGS = ("ann", "bob", "a:eve"), ("s1", "s2", "s3", None), ("l1", "l2", "l3", None)
 TIMES = st.sampled_from([NOON - 20 * HOUR_MS, NOON, NOON + 1, NOON + MINUTE_MS, NOON + 11 * HOUR_MS, NOON + 13 * HOUR_MS])
 OFFERED = st.lists(st.sampled_from([Offer("suv", 0.7), Offer("electric", 0.7), Offer("budget", 0.9)]), max_size=3).map(tuple)
 _DRAWN: tuple[str, ...] = ("arm", "reason", "experiment", "version", "position", "segment", "segments", "segments_dropped")
-_DRAWN += ("arm_probability", "holdout")
+_DRAWN += ("arm_probability", "holdout", "policy")
 EXPOSURES = st.builds(
     lambda arm, reason, **more: exposure("?", arm if reason == "assigned" else None, reason=reason, **more),
     st.sampled_from(["control", "treatment"]),
@@ -275,6 +259,7 @@ EXPOSURES = st.builds(
     segments_dropped=st.integers(0, 1),
     arm_probability=st.sampled_from([None, 0.25]),
     holdout=st.sampled_from([None, True]),
+    policy=st.sampled_from(["combined"] * 5 + ["weighted_random"]),
 )
 KINDS = st.sampled_from(
     ["session_start", "listing_view", "listing_view", "lead", "featured_impression", "featured_click", "search"]
@@ -350,14 +335,145 @@ def test_a_session_over_midnight_belongs_to_the_day_of_its_exposure() -> None:
 
 
 def test_clicks_that_cannot_be_read_or_are_elsewhere_are_counted() -> None:
+    def clicked_on(number: int, session: str | None, text: str, user: str = "ann") -> Logged:
+        return Logged(f"c{number}", "featured_click", NOON + number, user, session, None, text)
+
     log = [
         Logged("i1", "featured_impression", NOON, "ann", "s1", None, text_of(exposure("i1"))),
-        Logged("c1", "featured_click", NOON + 1, "ann", "s1", None, text_of(click("i1"))),
-        Logged("c2", "featured_click", NOON + 2, "ann", "s2", None, text_of(click("i1"))),
-        Logged("c3", "featured_click", NOON + 2, "ann", "s1", None, text_of(click("i9"))),
-        Logged("c4", "featured_click", NOON + 3, "ann", "s1", None, '{"position": 1}'),
-        Logged("c5", "featured_click", NOON + 3, "ann", "s1", None, text_of(click("i1", experiment="second"))),
+        clicked_on(1, "s1", text_of(click("i1"))),
+        clicked_on(2, "s2", text_of(click("i1"))),
+        clicked_on(3, "s1", text_of(click("i9"))),
+        clicked_on(4, "s1", '{"position": 1}'),
+        clicked_on(5, "s1", text_of(click("i1", experiment="second"))),
+        clicked_on(6, "s1", text_of(click("i1", arm=None))),  # on an impression that was in no arm
+        clicked_on(7, None, text_of(click("i1"))),
+        clicked_on(8, None, text_of(click("i1", experiment="second"))),
     ]
     (row,), counts = made(log, PLAN)
     assert row.clicks == 1
-    assert (counts["clicks_unreadable"], counts["clicks_elsewhere"]) == (1, 2)
+    assert (counts["clicks_unreadable"], counts["clicks_elsewhere"], counts["clicks_without_session"]) == (1, 2, 1)
+
+
+# Which sessions are left, in how many shards
+
+
+def test_only_sessions_that_the_experiment_was_in_are_left_with_all_their_users() -> None:
+    """Who signs in on the way was never exposed, but it is the same session."""
+    log = [
+        Logged("i1", "featured_impression", NOON, "anonymous", "s1", None, text_of(exposure("i1"))),
+        Logged("v1", "listing_view", NOON + 1, "ann", "s1", "a"),
+        Logged("v2", "listing_view", NOON + 1, "ann", "s2", "b"),
+        Logged("c2", "featured_click", NOON + 2, "ann", "s2", None, text_of(click("i1"))),
+        Logged("i3", "featured_impression", NOON, "bob", "s3", None, text_of(exposure("i3", None, reason="not_in_ramp"))),
+        Logged("v3", "listing_view", NOON + 1, "bob", "s3", "b"),
+        Logged("i4", "featured_impression", NOON + 2, "eve", "s4", None, text_of(exposure("i4", experiment="second"))),
+        Logged("i5", "featured_impression", NOON + 2, "eve", "s5", None, text_of(exposure("i5", version=2))),
+    ]
+    plan = dataclasses.replace(PLAN, version=1)
+    found, chosen = found_in(table_of_events(log), plan), Chosen("first", 1, NOON)
+    kept, counts = use_events(table_of_events(log), plan, chosen, found.sessions)
+    assert sorted(kept["event_id"].to_pylist()) == ["i1", "v1"]
+    assert counts["clicks_elsewhere"] == 1
+    everything, _ = use_events(table_of_events(log), plan, chosen)
+    assert sorted(everything["event_id"].to_pylist()) == ["c2", "i1", "v1", "v2", "v3"]
+    (row,), _ = made(log, plan)
+    assert (row.vehicles_viewed, row.user_id) == (1, "anonymous")
+
+
+def test_sessions_that_are_too_many_to_name_are_all_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = [Logged(f"i{n}", "featured_impression", NOON, "ann", f"s{n}", None, text_of(exposure(f"i{n}"))) for n in range(4)]
+    parts = [found_in(table_of_events(log[:2]), PLAN), found_in(table_of_events(log[1:]), PLAN)]
+    known = found_together(parts).sessions
+    assert known is not None
+    assert len(known) == 4
+    monkeypatch.setattr("transforms.session_found.MOST_SESSIONS", 3)
+    assert found_together(parts).sessions is None
+    assert found_together([found_together(parts), parts[0]]).sessions is None
+
+
+DAY_NUMBER = NOON // DAY_MS
+
+
+@pytest.mark.parametrize(
+    ("exposed", "shards"),
+    [
+        (None, 263),  # all that there was since it began
+        (MOST_SESSIONS, 210),
+        (200_000, 10),
+        (10, 4),  # as few as there may be
+    ],
+)
+def test_shards_of_sessions_are_as_many_as_is_left_asks_for(exposed: int | None, shards: int) -> None:
+    """4 GB of archive, 140 million events in 40 days, of which three quarters are of use in the last 30."""
+    sessions = None if exposed is None else np.zeros(exposed, np.uint64)
+    found = Found({}, frozenset(), {DAY_NUMBER + day: 3_500_000 for day in range(-10, 30)}, sessions)
+    plan = dataclasses.replace(PLAN, shards=512, least=4)
+    assert session_shards(plan, found, Chosen("first", 1, NOON)) == shards
+    assert (SHARD_EVENTS, EVENTS_A_SESSION) == (400_000, 20)
+
+
+@pytest.mark.parametrize(
+    ("second", "by_highest"),
+    [
+        ({}, False),
+        ({"arm": "treatment"}, False),
+        ({"arm": "treatment", "policy": "weighted_random"}, True),
+        ({"arm": "treatment", "policy": None}, True),
+        ({"arm": "treatment", "arm_probability": 0.5}, True),
+        ({"arm": "treatment", "policy": "weighted_random", "version": 2}, False),
+        ({"arm": None, "policy": None, "reason": "not_in_ramp"}, False),
+    ],
+)
+def test_rows_go_by_the_highest_segment_where_arms_choose_differently(second: dict[str, Any], by_highest: bool) -> None:
+    log = [
+        Logged("i1", "featured_impression", NOON, "ann", "s1", None, text_of(exposure("i1"))),
+        Logged("i2", "featured_impression", NOON + 1, "bob", "s2", None, text_of(exposure("i2", **second))),
+    ]
+    plan = dataclasses.replace(PLAN, version=1)
+    chosen = chosen_of(plan, found_together([found_in(table_of_events(part), plan) for part in (log[1:], log[:1])]))
+    assert chosen == Chosen("first", 1, NOON, by_highest=by_highest)
+    rows, _ = made(log, plan)
+    assert rows[0].primary_segment == ("suv" if by_highest else "electric")
+
+
+def test_versions_are_merged() -> None:
+    one = Found({1: Version(2, 5, frozenset({"combined"}))}, frozenset(), {}, None)
+    other = Found({1: Version(3, 4, frozenset({None}), bandit=True)}, frozenset(), {}, None)
+    assert found_together([one, other]).versions == {1: Version(5, 4, frozenset({"combined", None}), bandit=True)}
+
+
+# All sessions
+
+
+ALL = dataclasses.replace(PLAN, experiment=None)
+
+
+def test_of_all_sessions_each_has_a_row_without_an_arm_whatever_it_was_in() -> None:
+    noon = {"experiment": None, "version": None, "arm": None, "reason": "no_experiment", "unit": None}
+    offers = (Offer("suv", 0.7), Offer("van", 0.9))
+    log = [
+        Logged("h1", "listing_view", NOON - DAY_MS, "ann", "s0", "a"),
+        Logged("v0", "listing_view", NOON, "ann", "s1", "a"),  # before the impression
+        Logged("i1", "featured_impression", NOON + 1, "ann", "s1", None, text_of(exposure("i1", **noon, segments=offers))),
+        Logged("i2", "featured_impression", NOON + 2, "ann", "s1", None, text_of(exposure("i2", segments=()))),
+        Logged("v1", "listing_view", NOON + 3, "ann", "s1", "b"),
+        Logged("v2", "listing_view", NOON + 4, "bob", "s1", "c"),
+        Logged("c1", "featured_click", NOON + 5, "ann", "s1", None, text_of(click("i1", experiment=None, version=None, arm=None))),
+        Logged("l1", "lead", NOON + 6, "bob", "s1"),
+        Logged("v3", "listing_view", NOON, "eve", "s2", "a"),
+        Logged("v4", "listing_view", NOON + 1, "eve", "s2", "a"),
+        Logged("l2", "lead", NOON, "eve", "s3"),  # neither seen nor shown anything
+        Logged("i3", "featured_impression", NOON, "eve", None, None, text_of(exposure("i3"))),
+        Logged("i4", "featured_impression", NOON, "eve", "s3", None, '{"arm": 7}'),
+        Logged("i5", "featured_impression", NOON + DAY_MS, "eve", "s4", None, text_of(exposure("i5"))),
+    ]
+    for batches in (1, 3):
+        rows, counts = made(log, ALL, batches)
+        by_session = {row.session_id: row for row in rows}
+        first = Row("s1", "ann", NOON + 1, DAY, None, 2, "van", 2, 2, 1, 1, 1.0, None, None, None)
+        assert by_session == {"s1": first, "s2": Row("s2", "eve", NOON, DAY, None, 0, None, 1, 0, 0, 0, None, None, None, None)}
+        assert (counts["exposures"], counts["in_table"], counts["without_session"], counts["unreadable"]) == (5, 2, 1, 1)
+        assert (counts["other_dates"], counts["rows"], counts["clicks_elsewhere"]) == (1, 2, 0)
+    rows, counts = made(log, dataclasses.replace(ALL, starts=NOON + 2))
+    assert [(row.session_id, row.pre_vehicles, row.segment_count) for row in rows] == [("s1", 1.0, 0)]
+    assert counts["before_start"] == 1

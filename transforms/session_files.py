@@ -1,11 +1,16 @@
-"""The sessions table as one file, CSV or Parquet by its name, written a day at a time; it comes into being whole."""
+"""The sessions table as one file, CSV or Parquet by its name, written a day at a time.
+
+It is written beside the file that it is to be, each time to another place, and takes that one's when it has been looked at: so the
+file is always a whole table, and who makes another at the same time doesn't write into this one.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import os
-from collections.abc import Callable, Iterable
+import secrets
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -13,6 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
+from apache_beam.io.filesystem import BeamIOError
+from apache_beam.io.filesystems import FileSystems
 
 from schemas.errors import ConfigError, StoreError, shown
 from schemas.sessions import SCHEMA
@@ -31,10 +38,44 @@ def check_sessions_path(path: str) -> str:
     return path
 
 
-def write_sessions(path: str, days: Iterable[pa.Table]) -> int:
-    """Write tables of ``schemas.sessions.SCHEMA`` as one file, which replaces another; how many rows.
+@contextlib.contextmanager
+def pending_table(path: str) -> Iterator[str]:
+    """A place beside a table to write it to; gone afterwards, so a table that is to stay is put in place before.
 
-    A local file is there when it is complete; a remote one is put together in memory. ``StoreError`` when it can't be written.
+    ``StoreError`` when nothing can be written there, before any work is done.
+    """
+    folder, name = os.path.split(path)
+    pending = f"{folder}{'/' if folder else ''}.new-{secrets.token_hex(8)}-{name}"
+    if is_local(path):
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            Path(pending).touch(exist_ok=False)
+        except OSError as error:
+            raise _fault(path, error) from error
+    try:
+        yield pending
+    finally:
+        if is_local(path):
+            Path(pending).unlink(missing_ok=True)
+        elif FileSystems.exists(pending):
+            FileSystems.delete([pending])
+
+
+def put_in_place(pending: str, path: str) -> None:
+    """Put a table that was written in the place of another, or of none. ``StoreError`` when it can't be put there."""
+    try:
+        if is_local(path):
+            Path(pending).replace(path)
+        else:
+            FileSystems.rename([pending], [path])
+    except (OSError, BeamIOError) as error:
+        raise _fault(path, error) from error
+
+
+def write_sessions(path: str, days: Iterable[pa.Table]) -> int:
+    """Write tables of ``schemas.sessions.SCHEMA`` as one file; how many rows. ``StoreError`` when it can't be written.
+
+    A remote file is put together in memory.
     """
     write = _write_csv if path.endswith(".csv") else _write_parquet
     if not is_local(path):
@@ -42,21 +83,18 @@ def write_sessions(path: str, days: Iterable[pa.Table]) -> int:
         rows = write(data, days)
         replace_bytes(path, data.getvalue())
         return rows
-    pending = Path(path).with_name(f".{Path(path).name}.new")
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with pending.open("wb") as file:
+        with open(path, "wb") as file:
             rows = write(file, days)
             file.flush()
             os.fsync(file.fileno())
-        pending.replace(path)
     except OSError as error:
-        msg = f"--sessions == {path}, must be writable: {error.strerror or error}"
-        raise StoreError(msg) from error
-    finally:
-        with contextlib.suppress(OSError):
-            pending.unlink()
+        raise _fault(path, error) from error
     return rows
+
+
+def _fault(path: str, error: Exception) -> StoreError:
+    return StoreError(f"--sessions == {path}, must be writable: {getattr(error, 'strerror', None) or error}")
 
 
 def _write_parquet(file: IO[bytes], days: Iterable[pa.Table]) -> int:

@@ -32,6 +32,7 @@ EVENTS: Final = pa.schema(
 )
 _PLAIN: Final = CompressionTypes.UNCOMPRESSED
 _REQUIRED: Final = ("event_id", "event_type", "event_time", "user")
+_AT_A_TIME: Final = 20_000
 _TELLING: Final = pa.array([IMPRESSION, CLICK])
 
 
@@ -83,30 +84,36 @@ def cut_by(events: pa.Table, column: str, shards: int) -> Iterator[tuple[int, pa
     places = hashes_of(events[column].combine_chunks()) % np.uint64(shards) if len(events) else np.zeros(0, np.uint64)
     order = np.argsort(places, kind="stable")
     edges = np.searchsorted(places[order], np.arange(shards + 1, dtype=np.uint64))
+    ordered = events.take(pa.array(order)).combine_chunks()
     for number, (first, last) in enumerate(itertools.pairwise(edges.tolist())):
         if last > first:
-            yield number, events.take(pa.array(order[first:last]))
+            yield number, ordered.slice(first, last - first)
 
 
-def sessions_in(events: pa.Table) -> Iterator[tuple[str, list[SessionEvent]]]:
-    """The sessions that have an impression, with their events; none of these is without a session."""
+def sessions_in(events: pa.Table, kinds: Sequence[str] = (IMPRESSION,)) -> Iterator[tuple[str, list[SessionEvent]]]:
+    """The sessions that have an event of one of the kinds, with all their events; none of these is without a session."""
     codes = _codes(events["session_id"])
-    exposed = np.zeros(int(codes.max(initial=-1)) + 1, np.bool_)
-    exposed[codes[pc.equal(events["event_type"], IMPRESSION).to_numpy()]] = True
-    kept = np.flatnonzero(exposed[codes])
+    there = np.zeros(int(codes.max(initial=-1)) + 1, np.bool_)
+    there[codes[pc.is_in(events["event_type"], pa.array(kinds)).to_numpy()]] = True
+    kept = np.flatnonzero(there[codes])
     events = events.take(pa.array(kept[np.argsort(codes[kept], kind="stable")]))
     names = ("session_id", "event_id", "event_type", "event_time", "user", "listing_id", "experiment", "pre")
-    rows = zip(*(events[name].to_pylist() for name in names), strict=True)
-    for session, group in itertools.groupby(rows, lambda row: row[0]):
+    for session, group in itertools.groupby(_rows_of(events, names), lambda row: row[0]):
         yield session, [SessionEvent(*row[1:]) for row in group]
 
 
 def texts_of(events: pa.Table, kind: str) -> Iterable[tuple[int, int, str | None, str | None]]:
     """(place, time, session, experiment) of the events of a kind."""
     places = np.flatnonzero(pc.equal(events["event_type"], kind).to_numpy())
-    found = events.take(pa.array(places))
-    columns = (found[name].to_pylist() for name in ("event_time", "session_id", "experiment"))
-    return zip(places.tolist(), *columns, strict=True)
+    found = events.select(["event_time", "session_id", "experiment"]).take(pa.array(places))
+    rows = _rows_of(found, ("event_time", "session_id", "experiment"))
+    return ((place, *row) for place, row in zip(places.tolist(), rows, strict=True))
+
+
+def _rows_of(events: pa.Table, names: Sequence[str]) -> Iterator[Any]:
+    """The rows as tuples, some at a time: as Python objects they take several times what they take in columns."""
+    for batch in events.select(names).to_batches(max_chunksize=_AT_A_TIME):
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 
 def _read(path: str) -> pa.Table:
