@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.effects import effects_of
 from experiments.readability import ONE_USER, reasons_of, without_numbers
-from experiments.sessions import CONTROL, TREATMENT, Sessions, dense, triggered
+from experiments.sessions import CONTROL, NO_SEGMENT, TREATMENT, Sessions, dense, triggered
 from experiments.settings import PRIMARY, AnalysisSettings
 from experiments.srm import ALERT, counts_by_look, sequential_srm, srm_of
 from experiments.units import Screened, distinct, screened
@@ -99,6 +99,10 @@ def _warnings(population: Mapping[str, Any], settings: AnalysisSettings, core: S
     if share is not None and share > ONE_USER:
         hint = "a crawler? --winsorise 0.999 bounds what a session counts"
         told.append(f"one user carries {share_text(share, 0)} of the variance of the effect on {PRIMARY}: {hint}")
+    if core.clicks is not None and core.impressions is not None and (odd := int((core.clicks > core.impressions).sum())):
+        told.append(f"{odd:,} triggered sessions have more clicks than impressions: is each impression written down?")
+    if core.segments and (without := int((core.segment == NO_SEGMENT).sum())):
+        told.append(f"{without:,} triggered sessions have no primary_segment, and are in no segment's effect")
     told += [f"--bandit {name}: no triggered session has this segment" for name in settings.bandit if name not in core.segments]
     return told
 

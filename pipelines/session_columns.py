@@ -96,7 +96,7 @@ def numbers_of(column: Any, place: Place, *, unknown: bool = False, whole: bool 
     """Finite numbers from ``least`` to 1e9; with ``unknown``, empty cells are NaN, else refused."""
     column = _decoded(column, place)
     if _is_text(column.type):
-        column = _parsed(column, pa.float64(), float, place, "a number")
+        column = _parsed(column, pa.float64(), lambda text: pa.scalar(text).cast(pa.float64()), place, "a number")
     elif not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_boolean(column.type)):
         if not (pa.types.is_decimal(column.type) or pa.types.is_null(column.type)):
             raise _type_fault(place, column.type, "numbers")
@@ -114,8 +114,9 @@ def flags_of(column: Any, place: Place, *, unknown: bool = False) -> Floats:
     """1 or 0; with ``unknown``, empty cells are NaN, else refused."""
     must = "1 or 0, true or false"
     if not _is_text(_plain(column.type)):
-        values = numbers_of(column, place, unknown=unknown)
-        _check((values == 0) | (values == 1) | np.isnan(values), place, lambda row: float(values[row]), must)
+        values = numbers_of(column, place, unknown=True)
+        good = (values == 0) | (values == 1) | (np.isnan(values) & unknown)
+        _check(good, place, lambda row: "" if math.isnan(values[row]) else float(values[row]), must)
         return values
     found = _encoded(column, place)
     of_names = np.array([*(_FLAGS.get(str(name).lower(), -1.0) for name in found.names.to_pylist()), math.nan])

@@ -94,9 +94,12 @@ def _header(path: str, packed: bool) -> list[str]:
 
 
 def _csv(path: str, packed: bool, wanted: Sequence[str]) -> Any:
+    types = {name: _CSV_TYPES[name] for name in wanted}
     try:
-        return _read_csv(path, packed, {name: _CSV_TYPES[name] for name in wanted})
-    except pa.ArrowInvalid:
+        return _read_csv(path, packed, types)
+    except pa.ArrowInvalid as error:
+        if "Empty CSV" in str(error):  # a header that no line break follows
+            return pa.table({name: pa.array([], kind) for name, kind in types.items()})
         return _explained_csv(path, packed, wanted)
 
 

@@ -366,6 +366,17 @@ def test_before_the_planned_end_only_what_is_always_valid_is_told(read: Any) -> 
     assert (open_end["planned_sessions"], open_end["planned_sessions_given"]) == (10_000, False)
 
 
+def test_what_looks_wrong_in_a_table_is_told(read: Any) -> None:
+    frame = made(n=400)
+    there = frame.index[frame["segment_count"] > 0]
+    frame.loc[there[:3], "clicks"] = frame.loc[there[:3], "impressions"] + 1
+    frame.loc[there[:5], "primary_segment"] = None
+    warnings = read(frame)["warnings"]
+    assert "3 triggered sessions have more clicks than impressions: is each impression written down?" in warnings
+    assert "5 triggered sessions have no primary_segment, and are in no segment's effect" in warnings
+    assert not [each for each in read(made(n=400))["warnings"] if "triggered sessions have" in each]
+
+
 def test_before_the_planned_end_a_segment_is_judged_by_what_is_always_valid(read: Any) -> None:
     frame = made(uplift=0.046)
     sessions = len(triggered(frame))

@@ -310,6 +310,8 @@ def test_unknown_columns_are_told(tmp_path: Path) -> None:
 
 def test_a_table_without_rows_has_no_sessions(tmp_path: Path) -> None:
     assert [read_sessions(path).rows for path in written(tmp_path, [])] == [0, 0, 0]
+    (tmp_path / "header.csv").write_text(text_of(ROW).splitlines()[0])
+    assert read_sessions(str(tmp_path / "header.csv")).rows == 0
 
 
 # --- what is refused -----------------------------------------------------------------------------------------------------
@@ -324,7 +326,7 @@ BAD = [
     ("arm", "", "must be an id"),
     *(("segment_count", value, must) for value, must in (("", _WHOLE), ("-1", _WHOLE), ("0.5", _WHOLE), ("x", "must be a number"))),
     *(("vehicles_viewed", value, _NUMBER) for value in ("", "-1", "NaN", "inf", "1e10")),
-    ("vehicles_viewed", "many", "must be a number"),
+    *(("vehicles_viewed", value, "must be a number") for value in ("many", "1_000")),
     ("impressions", "-0.5", _NUMBER),
     ("impressions", "", _NUMBER),
     ("clicks", "1;2", "must be a number"),
@@ -338,6 +340,12 @@ BAD = [
     ("arm_probability", "p", "must be a number"),
     ("holdout", "perhaps", _FLAG),
 ]
+
+
+def test_a_flag_that_is_missing_in_parquet_is_said_to_be_one(tmp_path: Path) -> None:
+    pq.write_table(pa.table({**typed().to_pydict(), "lead": [1.0, None]}), tmp_path / "s.parquet")
+    with pytest.raises(ConfigError, match="row 2: lead == '', must be 1 or 0, true or false"):
+        read_sessions(str(tmp_path / "s.parquet"))
 
 
 @pytest.mark.parametrize(("column", "value", "must"), BAD)
