@@ -345,7 +345,7 @@ def test_clicks_that_cannot_be_read_or_are_elsewhere_are_counted() -> None:
         clicked_on(3, "s1", text_of(click("i9"))),
         clicked_on(4, "s1", '{"position": 1}'),
         clicked_on(5, "s1", text_of(click("i1", experiment="second"))),
-        clicked_on(6, "s1", text_of(click("i1", arm=None))),  # on an impression that was in no arm
+        clicked_on(6, "s1", text_of(click("i8", arm=None))),  # on an impression that was in no arm
         clicked_on(7, None, text_of(click("i1"))),
         clicked_on(8, None, text_of(click("i1", experiment="second"))),
     ]
@@ -442,6 +442,18 @@ def test_versions_are_merged() -> None:
     assert found_together([one, other]).versions == {1: Version(5, 4, frozenset({"combined", None}), bandit=True)}
 
 
+def test_events_are_looked_at_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = [
+        Logged(f"i{n}", "featured_impression", NOON + n, "ann", f"s{n // 3}", None, text_of(exposure(f"i{n}"))) for n in range(9)
+    ]
+    log += [Logged(f"v{n}", "listing_view", NOON + n, "ann", f"s{n // 3}", f"l{n}") for n in range(9)]
+    whole = made(log, PLAN)
+    assert [(row.impressions, row.vehicles_viewed) for row in whole[0]] == [(3, 3)] * 3
+    for most in (1, 2, 4):
+        monkeypatch.setattr("transforms.session_slices._AT_A_TIME", most)
+        assert made(log, PLAN) == whole
+
+
 # All sessions
 
 
@@ -474,6 +486,8 @@ def test_of_all_sessions_each_has_a_row_without_an_arm_whatever_it_was_in() -> N
         assert by_session == {"s1": first, "s2": Row("s2", "eve", NOON, DAY, None, 0, None, 1, 0, 0, 0, None, None, None, None)}
         assert (counts["exposures"], counts["in_table"], counts["without_session"], counts["unreadable"]) == (5, 2, 1, 1)
         assert (counts["other_dates"], counts["rows"], counts["clicks_elsewhere"]) == (1, 2, 0)
+    _, counts = made(log, dataclasses.replace(ALL, first=NEXT, last=NEXT))
+    assert (counts["other_dates"], counts["in_table"], counts["before_start"]) == (2, 1, 0)
     rows, counts = made(log, dataclasses.replace(ALL, starts=NOON + 2))
     assert [(row.session_id, row.pre_vehicles, row.segment_count) for row in rows] == [("s1", 1.0, 0)]
     assert counts["before_start"] == 1
