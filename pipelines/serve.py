@@ -16,6 +16,7 @@ import dataclasses
 import functools
 import gc
 import ipaddress
+import logging
 import signal
 import socket
 import sys
@@ -56,6 +57,9 @@ PORT: Final = 8080
 FLUSH_S: Final = 5.0
 KEEP_ALIVE_S: Final = 75  # longer than load balancers keep a connection, so that none sends into one that closes
 _WARM_UPS: Final = 20
+WARM_UP_AGAIN_S: Final = 2.0
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,13 +219,11 @@ async def serving(config: Config, catalogue: Catalogue, settings: Settings) -> A
         inventory=lambda: listings,
         outbox=outbox,
     )
-    warm = asyncio.Event()
-    app = build_app(
-        parts, store, Door(lambda: None if access is None else access.current()), lambda: "ready" if warm.is_set() else "warming up"
-    )
+    readiness = Readiness()
+    app = build_app(parts, store, Door(lambda: None if access is None else access.current()), lambda: readiness.status)
     # Each look in a task of its own: one that takes long must not hold up the experiments' kill switch.
     tasks = [asyncio.create_task(keep_looking(look, failed("look"))) for look in looks]
-    tasks.append(asyncio.create_task(_warm_up(parts, warm, config)))
+    tasks.append(asyncio.create_task(warmed_up(parts, readiness, config)))
     async with contextlib.AsyncExitStack() as ending:  # each step of it whatever becomes of the others; the last one first
         ending.callback(store.close)
         if outbox is not None:
@@ -237,8 +239,29 @@ async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _warm_up(parts: Parts, warm: asyncio.Event, config: Config) -> None:
-    """Do once what the first visitors would wait for: connect to the store, and ask for a featured listing."""
+@dataclasses.dataclass
+class Readiness:
+    """What ``/readyz`` says: ``ready``, or what is still missing."""
+
+    status: str = "warming up"
+
+
+async def warmed_up(parts: Parts, readiness: Readiness, config: Config, pause_s: float = WARM_UP_AGAIN_S) -> None:
+    """Do once what the first visitors would wait for; when that fails, say so and try again until it works."""
+    while readiness.status != "ready":
+        try:
+            await _warm_up(parts)
+        except Exception as fault:
+            _log.exception("warming up failed, again in %g s", pause_s)
+            readiness.status = f"warming up failed ({type(fault).__name__}), see the log"
+            await asyncio.sleep(pause_s)
+        else:
+            readiness.status = "ready"
+    print(f"serving at http://{config.host}:{config.port}", file=sys.stderr, flush=True)
+
+
+async def _warm_up(parts: Parts) -> None:
+    """Connect to the store, and ask for a featured listing."""
     service = Service(parts._replace(metrics=Metrics()))  # nobody asked this
     request = FeaturedRequest(session_id="warm-up", anonymous_id="warm-up")
     for _ in range(_WARM_UPS):
@@ -247,8 +270,6 @@ async def _warm_up(parts: Parts, warm: asyncio.Event, config: Config) -> None:
         await asyncio.sleep(0)
     gc.collect()
     gc.freeze()  # rules, listings and modules stay: looking through them again would stop requests for tens of milliseconds
-    warm.set()
-    print(f"serving at http://{config.host}:{config.port}", file=sys.stderr, flush=True)
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 def load_experiments(path: str, policies: Collection[str] | None = None) -> Experiments:
     """The experiments in a local file; ``RulesError`` or ``ConfigError`` says what is wrong with it."""
-    return parse_experiments(_read(path), path, policies)
+    return parse_experiments(read_text(path), path, policies)
 
 
 class ExperimentsFile:
@@ -44,7 +44,7 @@ class ExperimentsFile:
         self._path, self._policies = path, policies
         self._monotonic = monotonic
         self._refused, self._changed = refused, changed
-        self._seen = _read(path)
+        self._seen = read_text(path)
         self._current = parse_experiments(self._seen, path, policies)
         self._looked_s = monotonic()
 
@@ -60,7 +60,7 @@ class ExperimentsFile:
         self._looked_s = now
         before = self._current
         try:
-            text = _read(self._path)
+            text = read_text(self._path)
             if text == self._seen:
                 return False
             self._seen = text
@@ -98,7 +98,8 @@ def _drawing(experiment: Experiment, experiments: Experiments) -> tuple[object, 
     return (*layer, experiment.slice, experiment.unit, experiment.salt, experiment.arms, holdout)
 
 
-def _read(path: str) -> bytes:
+def read_text(path: str) -> bytes:
+    """The file's text, no more of it than is needed to see that it is too long; ``ConfigError`` when it can't be read."""
     try:
         with open(path, "rb") as file:
             return file.read(MAX_BYTES + 1)

@@ -39,6 +39,7 @@ _FEATURED: Final = msgspec.json.Decoder(FeaturedRequest).decode
 
 # Of their own, so that writes which wait for a store that is gone keep nothing else waiting.
 _CONSENTS: Final = ThreadPoolExecutor(2, thread_name_prefix="consent")
+MAX_CONSENTS: Final = 200  # under way and waiting, at once
 
 _log = logging.getLogger(__name__)
 
@@ -56,8 +57,9 @@ def build_app(parts: Parts, store: Store, door: Door, ready: Callable[[], str]) 
     app = falcon.asgi.App(middleware=[_Guard(parts, door)])
     app.add_route("/v1/users/{user_id}/segments", _Segments(service, door.clock))
     app.add_route("/v1/users/{user_id}/why", _Why(parts, service, door.clock))
-    app.add_route("/v1/users/{user_id}/opt-out", _OptOut(parts, store, door.clock, opted_out=True))
-    app.add_route("/v1/users/{user_id}/opt-in", _OptOut(parts, store, door.clock, opted_out=False))
+    room = asyncio.Semaphore(MAX_CONSENTS)
+    app.add_route("/v1/users/{user_id}/opt-out", _Consent(parts, store, door.clock, room, opted_out=True))
+    app.add_route("/v1/users/{user_id}/opt-in", _Consent(parts, store, door.clock, room, opted_out=False))
     app.add_route("/v1/featured", _Featured(service, door.clock))
     app.add_route("/v1/events", _Events(parts, door.clock))
     app.add_route("/healthz", _Health(lambda: "ready"))
@@ -172,25 +174,30 @@ class _Why:
         _answer(resp, why("you", read, profile, self._service.rules_of(read.rule_version), now, self._parts.catalogue))
 
 
-class _OptOut:
+class _Consent:
     action: Final = "opt_out"
 
-    def __init__(self, parts: Parts, store: Store, clock: Callable[[], int], *, opted_out: bool) -> None:
-        self._parts, self._store, self._clock, self._opted_out = parts, store, clock, opted_out
+    def __init__(self, parts: Parts, store: Store, clock: Callable[[], int], room: asyncio.Semaphore, *, opted_out: bool) -> None:
+        self._parts, self._store, self._clock, self._room, self._opted_out = parts, store, clock, room, opted_out
 
     async def on_post(self, _: falcon.asgi.Request, resp: falcon.asgi.Response, user_id: str) -> None:
         user, now = _id(user_id, "id"), self._clock()
         self._tell(user, now)
         try:
-            consent = Consent(self._opted_out, now)
-            write = functools.partial(self._store.write_consent, self._parts.pseudonym(user), consent)
-            await asyncio.get_running_loop().run_in_executor(_CONSENTS, write)
+            await self._keep(user, now)
         except StoreError as fault:
             _log.error("%s", fault)
             raise _fault(503, "store_down", "the store did not take it, try again", {"Retry-After": "2"}) from fault
         finally:
             self._parts.reader.forget(user)
         _answer(resp, ConsentAnswer(self._opted_out))
+
+    async def _keep(self, user: str, now: int) -> None:
+        if self._room.locked():  # a store that is gone must not gather callers without end
+            raise _fault(503, "overloaded", "too many are waiting for the store, try again", {"Retry-After": "2"})
+        write = functools.partial(self._store.write_consent, self._parts.pseudonym(user), Consent(self._opted_out, now))
+        async with self._room:
+            await asyncio.get_running_loop().run_in_executor(_CONSENTS, write)
 
     def _tell(self, user: str, now: int) -> None:
         """The event, for the stream and the archive. It goes first: whoever gets no answer here may still be heard there."""

@@ -1,0 +1,88 @@
+"""What a gateway does when its store keeps consents waiting, and when warming it up fails; without a network."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import httpx
+import pytest
+
+from pipelines.serve import Config, Readiness, warmed_up
+from schemas.settings import Settings
+from serving import gateway
+from serving.gateway import Door, build_app
+from serving.metrics import Metrics
+from serving.reader import SegmentReader
+from serving.service import Parts, Service
+from tests.gateways import PSEUDONYMS
+from tests.strategies import CATALOGUE
+from tests.test_service import RELEASE, Members
+
+
+class Stuck:
+    """A store whose writes wait until they are let go."""
+
+    def __init__(self) -> None:
+        self.go, self.written = threading.Event(), 0
+
+    def write_consent(self, key: str, consent: Any) -> None:
+        assert self.go.wait(20)
+        self.written += 1
+
+
+def parts() -> Parts:
+    def nothing() -> None:
+        return None
+
+    reader = SegmentReader(Members(), PSEUDONYMS)
+    return Parts(
+        reader,
+        PSEUDONYMS,
+        CATALOGUE,
+        Settings(),
+        Metrics(),
+        rules=lambda: RELEASE,
+        experiments=nothing,
+        inventory=nothing,
+        outbox=None,
+    )
+
+
+def test_consents_that_wait_for_a_store_are_bounded_and_the_others_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway, "MAX_CONSENTS", 5)
+    store = Stuck()
+
+    async def run() -> list[tuple[int, str | None]]:
+        app: Any = build_app(parts(), store, Door(lambda: None), lambda: "ready")  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
+            asked = [asyncio.create_task(client.post(f"/v1/users/u{number}/opt-out")) for number in range(8)]
+            while sum(task.done() for task in asked) < 3:
+                await asyncio.sleep(0.01)
+            store.go.set()
+            answers = await asyncio.gather(*asked)
+            again = await client.post("/v1/users/u9/opt-in")
+            return [(each.status_code, each.json().get("error", {}).get("code")) for each in (*answers, again)]
+
+    answers = asyncio.run(run())
+    assert sorted(answers[:-1]) == [(200, None)] * 5 + [(503, "overloaded")] * 3
+    assert answers[-1] == (200, None), "there is room again"
+    assert store.written == 6
+
+
+def test_warming_up_that_fails_is_said_and_tried_again(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    readiness, answer, seen = Readiness(), Service.answer, []
+
+    def broken_once(service: Service, chosen: Any) -> Any:
+        seen.append(readiness.status)
+        if len(seen) == 1:
+            msg = "not yet"
+            raise RuntimeError(msg)
+        return answer(service, chosen)
+
+    monkeypatch.setattr(Service, "answer", broken_once)
+    asyncio.run(warmed_up(parts(), readiness, Config(store="sqlite:///x.db"), pause_s=0))
+    assert seen[:2] == ["warming up", "warming up failed (RuntimeError), see the log"]
+    assert readiness.status == "ready"
+    assert capsys.readouterr().err.count("serving at") == 1
