@@ -93,7 +93,10 @@ def test_where_everything_was_known_before_no_variance_is_left() -> None:
 def test_where_nothing_varied_before_the_adjustment_there_is_no_ratio_of_variances() -> None:
     found = cuped_of(table([0, 0, 1, 1], [0, 1, 2, 3], [2, 2, 5, 5], pre=[1, 2, 1, 3]), np.array([2.0, 2.0, 5.0, 5.0]))
     assert found.p is not None
-    assert (found.variance_ratio, found.reason) == (None, "without the adjustment the variance is 0: there is no ratio of variances")
+    assert (found.variance_ratio, found.reason) == (
+        None,
+        "without the adjustment the variance is 0: there is no ratio of variances",
+    )
 
 
 @settings(max_examples=30)
