@@ -13,11 +13,14 @@ results does no harm to an interval that holds at every look at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 from experiments.sequential import PLANNED_SESSIONS, half_width, p_value
-from schemas.experiment import Controller, Experiments, Flag
+from experiments.sessions import Sessions, where
+from experiments.srm import ALERT, counts_by_look, srm_of
+from experiments.wording import p_text
+from schemas.experiment import Controller, Experiments, Flag, Unit
 
 STAGES: Final = (0.01, 0.05, 0.25, 0.5, 1.0)
 SURE_FROM: Final = 0.5
@@ -29,8 +32,8 @@ Action = Literal["ramp_up", "roll_back", "hold", "keep_testing", "done"]
 class Evidence(NamedTuple):
     """What is known of a segment. ``sessions`` are those behind ``effect``, ``fresh`` those of them since its last step.
 
-    Unless they are ``None``, ``unusable`` says why nothing may be decided, ``stale`` why nothing may climb, and ``missing`` why
-    there is no interval.
+    ``srm_p`` is the p-value that its units fell on the arms by the weights. Unless they are ``None``, ``unusable`` says why nothing
+    may be decided, ``stale`` why nothing may climb, and ``missing`` why there is no interval.
     """
 
     segment: str
@@ -41,6 +44,7 @@ class Evidence(NamedTuple):
     unusable: str | None = None
     stale: str | None = None
     missing: str | None = None
+    srm_p: float | None = None
 
 
 class Settings(NamedTuple):
@@ -75,18 +79,39 @@ def settings_of(controller: Controller, segments: int) -> Settings:
     return Settings(controller.min_sessions, planned, controller.alpha / shares)
 
 
-def evidence_of(segment: str, document: Mapping[str, Any], *, fresh: int, unusable: str | None, stale: str | None) -> Evidence:
+def srm_by_segment(core: Sessions, unit: Unit, weights: Sequence[float]) -> dict[str, float | None]:
+    """By segment the p-value that its units fell on the arms by the weights; ``core`` are triggered sessions, screened."""
+    found = {}
+    for code, name in enumerate(core.segments):
+        looks = counts_by_look(where(core, core.segment == code), unit)
+        found[name] = srm_of(looks[-1], weights) if len(looks) else None
+    return found
+
+
+def evidence_of(
+    segment: str,
+    document: Mapping[str, Any],
+    *,
+    fresh: int,
+    unusable: str | None,
+    stale: str | None,
+    srm_p: float | None = None,
+) -> Evidence:
     """The evidence about a segment in the document of an analysis; ``unusable`` and ``stale`` are reasons from elsewhere."""
     if not document["readable"]:
         unusable = unusable or "; ".join(document["reasons"])
+    if srm_p is not None and srm_p < ALERT:
+        unusable = unusable or f"sample-ratio mismatch in this segment (p {p_text(srm_p)})"
     found = document["segments"].get(segment)
     if unusable or found is None or not found["sessions"]:
-        return Evidence(segment, unusable=unusable, stale=stale, missing="no sessions of this segment")
+        return Evidence(segment, unusable=unusable, stale=stale, missing="no sessions of this segment", srm_p=srm_p)
     arms = [arm for arm in ("control", "treatment") if found[arm] is None]
     missing = f"no sessions of this segment in {' and '.join(arms)}" if arms else None
     if not found["se"]:
         missing = missing or found["reason"] or "the standard error is 0"
-    return Evidence(segment, found["sessions"], fresh, found["effect"], found["se"], None, stale, missing)
+    elif found["ci_sequential"] is None:
+        missing = missing or found["reason"]
+    return Evidence(segment, found["sessions"], fresh, found["effect"], found["se"], None, stale, missing, srm_p)
 
 
 def decide(flag: Flag, evidence: Evidence, settings: Settings) -> Decision:
@@ -99,6 +124,7 @@ def decide(flag: Flag, evidence: Evidence, settings: Settings) -> Decision:
         "se": evidence.se,
         "ci": None if low is None else [low, high],
         "p": p,
+        "srm_p": evidence.srm_p,
         "alpha": settings.alpha,
         "planned_sessions": settings.planned,
     }

@@ -136,7 +136,7 @@ def _segments(core: Sessions, x: Floats, settings: AnalysisSettings, early: str 
             "p_sequential": looks[-1].p_running,
             "ci_sequential": looks[-1].ci,
             "action": KEEP_TESTING,
-            "reason": reason,
+            "reason": looks[-1].reason or reason,
         }
     adjusted = holm([each["p"] for each in found.values()])
     for (name, each), p_holm, p_last in zip(found.items(), adjusted, holm(last), strict=True):

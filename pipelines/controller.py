@@ -2,6 +2,8 @@
 
 forecourt experiment controller --experiments FILE --experiment NAME --sessions FILE [--mode ask|act] [--log FILE] [--max-age HOURS]
     [--at TIME] [--json]
+
+To act takes a log: it alone tells which sessions came after the last step, so that no segment climbs twice on the same ones.
 """
 
 from __future__ import annotations
@@ -18,19 +20,21 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from experiments.analysis import analyse
-from experiments.controller import Decision, Evidence, applied, decide, evidence_of, settings_of
+from experiments.controller import Decision, Evidence, applied, decide, evidence_of, settings_of, srm_by_segment
 from experiments.sessions import Ints, Sessions, triggered
 from experiments.settings import AnalysisSettings
 from experiments.units import screened
 from pipelines.console import table_console
-from pipelines.decisions_log import append, check_log, last_steps
+from pipelines.decisions_log import PENDING, append, check_log, stages_of
 from pipelines.experiments_writer import Held, hold, write
 from pipelines.sessions_file import SessionsFile, read_sessions_file
 from schemas.errors import EXIT_OK, ConfigError, shown
 from schemas.experiment import CONTROL, MODES, Arm, Controller, Experiment, Experiments, Flag, Mode
-from schemas.instants import DAY_MS, HOUR_MS, clock_ms, format_instant, parse_date, parse_instant
+from schemas.instants import DAY_MS, HOUR_MS, MINUTE_MS, clock_ms, format_instant, parse_date, parse_instant
 
 MAX_AGE_H: Final = 36.0
+MAX_AHEAD_MS: Final = 5 * MINUTE_MS
+"""By how much the clocks of those who made the table may be ahead of this one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +75,7 @@ def parse_args(argv: Sequence[str]) -> Config:
     parser.add_argument("--experiment", required=True, metavar="NAME", help="an experiment of the file")
     parser.add_argument("--sessions", required=True, metavar="FILE", help="its sessions table, CSV or Parquet")
     parser.add_argument("--mode", choices=MODES, help="ask: print only; act: write the file; default: the file's, else ask")
-    parser.add_argument("--log", metavar="FILE", help="append each decision with its numbers, a JSON line each")
+    parser.add_argument("--log", metavar="FILE", help="append each decision with its numbers, a JSON line each; to act takes one")
     parser.add_argument(
         "--max-age", type=float, default=MAX_AGE_H, dest="max_age_h", metavar="HOURS", help="of the newest session; default: 36"
     )
@@ -87,11 +91,16 @@ def run(argv: Sequence[str]) -> int:
     held = hold(config.experiments)
     experiment = held.experiment(config.experiment)
     control, treatment = arms_of(experiment)
-    if config.log is not None:
-        check_log(config.log)
-    steps = {} if config.log is None else last_steps(config.log, experiment.name, experiment.version)
-    table = read_sessions_file(config.sessions, (control.name, treatment.name))
     controller = experiment.controller or Controller()
+    mode = config.mode or controller.mode
+    steps: Mapping[str, int] = {}
+    if config.log is not None:
+        steps = steps_of(config.log, experiment, now)
+        check_log(config.log)
+    elif mode == "act":
+        msg = "--log == None, must be a file where the mode is act: it tells which sessions came after the last step"
+        raise ConfigError(msg)
+    table = read_sessions_file(config.sessions, (control.name, treatment.name))
     reading = AnalysisSettings(
         experiment.unit,
         (control.weight, treatment.weight),
@@ -102,13 +111,13 @@ def run(argv: Sequence[str]) -> int:
     analysed = analyse(table.sessions, reading)
     unusable = stopped(held.experiments, experiment, now) or _varying(table)
     stale = stale_reason(table.sessions, now, config.max_age_h)
-    decisions = decisions_of(experiment, analysed, fresh_of(table.sessions, experiment, steps), unusable, stale)
-    mode = config.mode or controller.mode
-    written = _act(held, experiment, decisions) if mode == "act" else held.experiments
-    document = _document(config, experiment, analysed, decisions, held.experiments, written, mode, now)
+    core = triggered(screened(table.sessions, experiment.unit).sessions)
+    srm = srm_by_segment(core, experiment.unit, (control.weight, treatment.weight))
+    decisions = decisions_of(experiment, analysed, fresh_of(core, steps), unusable, stale, srm)
+    after = applied(held.experiments, experiment.name, decisions) if mode == "act" else held.experiments
+    document = _document(config, experiment, analysed, decisions, held.experiments, after, mode, now)
     if config.log is not None:
-        about = {key: value for key, value in document.items() if key != "decisions"}
-        append(config.log, [about | decision for decision in document["decisions"]])
+        _act(held, after, document, config.log)
     if config.as_json:
         print(json.dumps(document, allow_nan=False))
     else:
@@ -135,13 +144,15 @@ def decisions_of(
     fresh: Mapping[str, int],
     unusable: str | None = None,
     stale: str | None = None,
+    srm: Mapping[str, float | None] | None = None,
 ) -> list[Decision]:
     """A decision for each segment of the file or of the data, by name; they share the controller's ``alpha``."""
     names = sorted({*experiment.segments, *analysed["segments"]})
     settings = settings_of(experiment.controller or Controller(), len(names))
 
     def evidence(name: str) -> Evidence:
-        return evidence_of(name, analysed, fresh=fresh.get(name, 0), unusable=unusable, stale=stale)
+        srm_p = (srm or {}).get(name)
+        return evidence_of(name, analysed, fresh=fresh.get(name, 0), unusable=unusable, stale=stale, srm_p=srm_p)
 
     return [decide(experiment.segments.get(name, Flag()), evidence(name), settings) for name in names]
 
@@ -160,24 +171,35 @@ def stopped(experiments: Experiments, experiment: Experiment, now: int) -> str |
 
 
 def stale_reason(sessions: Sessions, now: int, max_age_h: float) -> str | None:
-    """Why a table is too old to climb on; ``None`` when it isn't."""
+    """Why a table is too old to climb on, or of a time to come; ``None`` when it isn't."""
     times = _times(sessions)
     if times is None:
         return "the table has neither started_at nor dates: how old it is can't be told"
     if not len(times):
         return "there are no sessions"
-    newest = int(times.max()) + (0 if sessions.started is not None else DAY_MS - 1)  # some time on that day
+    latest = int(times.max())
+    if latest > now + MAX_AHEAD_MS:
+        return f"the newest session is of {format_instant(latest)}, which is yet to come: a clock is wrong, or the table"
+    newest = latest + (0 if sessions.started is not None else DAY_MS - 1)  # some time on that day
     age_h = (now - newest) / HOUR_MS
     return f"the newest session is {age_h:.1f} hours old, at most {max_age_h:g} are allowed" if age_h > max_age_h else None
 
 
-def fresh_of(sessions: Sessions, experiment: Experiment, steps: Mapping[str, int]) -> dict[str, int]:
-    """How many sessions of each segment began since its last step (ms UTC); all, where no step is known."""
-    there = triggered(screened(sessions, experiment.unit).sessions)
-    times = _times(there)
+def steps_of(log: str, experiment: Experiment, now: int) -> dict[str, int]:
+    """Since when each segment is at the stage that it has, by the log, ms UTC; ``now`` where somebody else has put it there."""
+    stages = stages_of(log, experiment.name, experiment.version)
+    return {name: stage.since_when(experiment.segments.get(name, Flag()).ramp, now) for name, stage in stages.items()}
+
+
+def fresh_of(core: Sessions, steps: Mapping[str, int]) -> dict[str, int]:
+    """How many sessions of each segment began since its last step (ms UTC); all, where no step is known.
+
+    ``core`` are triggered sessions, screened.
+    """
+    times = _times(core)
     found = {}
-    for code, name in enumerate(there.segments):
-        rows = there.segment == code
+    for code, name in enumerate(core.segments):
+        rows = core.segment == code
         if name in steps:
             rows &= False if times is None else times >= steps[name]
         found[name] = int(rows.sum())
@@ -208,11 +230,20 @@ def show(document: Mapping[str, Any]) -> None:
         out.print(f"{wanted} to change: --mode act writes the experiments file")
 
 
-def _act(held: Held, experiment: Experiment, decisions: Sequence[Decision]) -> Experiments:
-    after = applied(held.experiments, experiment.name, decisions)
-    if after is not held.experiments:
+def _act(held: Held, after: Experiments, document: Mapping[str, Any], log: str) -> None:
+    """Log the decisions, then write the file where it changes, and log that: whatever breaks off, nothing changes unlogged."""
+    about = {key: value for key, value in document.items() if key != "decisions"}
+    lines = [about | decision for decision in document["decisions"]]
+    append(log, [line | {"applied": PENDING if line["applied"] else False} for line in lines])
+    changed = [line for line in lines if line["applied"]]
+    if not changed:
+        return
+    try:
         write(held, after)
-    return after
+    except ConfigError as error:
+        append(log, [line | {"version_after": line["version_before"], "applied": False, "error": str(error)} for line in changed])
+        raise
+    append(log, changed)
 
 
 def _document(

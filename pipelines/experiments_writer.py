@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from schemas.errors import ConfigError
 from schemas.experiments import Experiment, Experiments, experiments_text, parse_experiments
-from schemas.safe_yaml import MAX_BYTES
+from serving.experiments_file import read_text
 
 
 class Held(NamedTuple):
@@ -34,7 +34,7 @@ class Held(NamedTuple):
 
 def hold(path: str) -> Held:
     """The file as it is; ``RulesError`` or ``ConfigError`` says what is wrong with it."""
-    text = _read(path)
+    text = read_text(path)
     return Held(path, text, parse_experiments(text, path))
 
 
@@ -46,7 +46,7 @@ def write(held: Held, after: Experiments) -> None:
     path, text = os.path.realpath(held.path), experiments_text(after).encode()
     parse_experiments(text, held.path)  # what can't be read again is never written
     with _locked(os.path.dirname(path)) as folder:
-        if _read(path) != held.text:
+        if read_text(path) != held.text:
             msg = (
                 f"experiments == {held.path}, must be as it was read: somebody has changed it since. Nothing was written, run again"
             )
@@ -78,12 +78,3 @@ def _locked(folder: str) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _read(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read(MAX_BYTES + 1)
-    except OSError as error:
-        msg = f"experiments == {path}, must be a local file that can be read: {error.strerror}"
-        raise ConfigError(msg) from error

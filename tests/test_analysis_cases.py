@@ -387,6 +387,30 @@ def test_before_the_planned_end_a_segment_is_judged_by_what_is_always_valid(read
     assert [each["p_holm"] for each in early["segments"].values()] == [None] * 3
 
 
+def test_an_effect_that_has_gone_is_no_ground_to_act_though_it_was_seen(read: Any) -> None:
+    frame = made(uplift=0.5)
+    late = (frame["started_at"].dt.day > 7) & (frame["arm"] == "treatment") & (frame["segment_count"] > 0)
+    frame.loc[late, "vehicles_viewed"] = (frame.loc[late, "vehicles_viewed"] / 3).round()
+    segments = read(frame, "--planned-sessions", "10000")["segments"].values()
+    assert all(each["p_sequential"] < 0.001 for each in segments)
+    assert all(each["ci_sequential"][0] < 0 < each["ci_sequential"][1] for each in segments)
+    assert {each["action"] for each in segments} == {"keep_testing"}
+
+
+def test_with_few_users_nothing_is_always_valid_and_it_is_told_why(read: Any) -> None:
+    frame = made(n=1_500, users=70, by_user=True, uplift=0.5)
+    document = read(frame, "--planned-sessions", "10000")
+    arms = triggered(frame).groupby("arm")["user_id"].nunique()
+    few = "control" if arms["control"] < 50 else "treatment"
+    reason = f"{arms[few]} users in {few}, always-valid intervals need 50"
+    assert document["sequential"] == {"p": None, "ci": None, "planned_sessions": 10_000, "looks": 14, "reason": reason}
+    for each in document["segments"].values():
+        assert (each["p_sequential"], each["ci_sequential"], each["action"]) == (None, None, "keep_testing")
+        assert each["effect"] is not None
+        assert each["reason"].endswith(", always-valid intervals need 50")
+    assert read(frame)["metrics"]["vehicles_viewed"]["p"] < 0.05  # at one look, so few tell enough
+
+
 def test_a_stream_that_is_peeked_at_deceives_the_p_value_but_not_the_always_valid_one(read: Any) -> None:
     frame = made(seed=PEEKED, n=3_000)
     day = frame["started_at"].dt.day

@@ -17,16 +17,28 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
-from experiments.controller import STAGES, Decision, Evidence, Settings, applied, decide, evidence_of, settings_of
+from experiments.controller import (
+    STAGES,
+    Decision,
+    Evidence,
+    Settings,
+    applied,
+    decide,
+    evidence_of,
+    settings_of,
+    srm_by_segment,
+)
 from pipelines.controller import run
-from pipelines.decisions_log import append, last_steps
+from pipelines.decisions_log import append, stages_of
 from pipelines.experiments_writer import Held, hold, write
 from schemas.errors import ConfigError, RulesError
 from schemas.experiment import Controller, Experiments, Flag
 from schemas.experiments import experiments_text, parse_experiments
 from schemas.instants import HOUR_MS, format_instant, parse_instant
 from serving.experiments_file import POLL_S, ExperimentsFile
+from tests.made_sessions import table as made_table
 
 SETTINGS = Settings(1_000, 10_000, 0.01)
 NO_HARM, BENEFIT, HARM = 0.0, 1.0, -1.0
@@ -97,6 +109,7 @@ EVIDENCE = st.builds(
     REASONS,
     REASONS,
     REASONS,
+    st.none() | st.floats(0, 1),
 )
 ALL_SETTINGS = st.builds(Settings, st.integers(1, 10**6), st.integers(1, 10**8).map(float), st.floats(1e-6, 0.5))
 
@@ -138,7 +151,8 @@ def document(segments: Mapping[str, Any], *, readable: bool = True, reasons: tup
     return {"readable": readable, "reasons": list(reasons), "segments": segments}
 
 
-GOOD = {"sessions": 5, "control": 1.0, "treatment": 2.0, "effect": 1.0, "se": 0.5, "reason": None}
+GOOD = {"sessions": 5, "control": 1.0, "treatment": 2.0, "effect": 1.0, "se": 0.5, "ci_sequential": [0.1, 2.0], "reason": None}
+FEW = "9 users in control, always-valid intervals need 50"
 
 
 @pytest.mark.parametrize(
@@ -155,6 +169,7 @@ GOOD = {"sessions": 5, "control": 1.0, "treatment": 2.0, "effect": 1.0, "se": 0.
             document({"suv": GOOD | {"se": None, "reason": "1 user in control"}}),
             Evidence("suv", 5, 3, 1.0, None, missing="1 user in control"),
         ),
+        (document({"suv": GOOD | {"ci_sequential": None, "reason": FEW}}), Evidence("suv", 5, 3, 1.0, 0.5, missing=FEW)),
         (document({"suv": GOOD | {"se": 0.0}}), Evidence("suv", 5, 3, 1.0, 0.0, missing="the standard error is 0")),
         (
             document({"suv": GOOD}, readable=False, reasons=("SRM", "mixed")),
@@ -311,6 +326,10 @@ def asked(capsys: pytest.CaptureFixture[str], file: pathlib.Path, sessions: str,
     return found
 
 
+def acting(file: pathlib.Path) -> tuple[str, ...]:
+    return "--mode", "act", "--log", str(file.parent / "log.jsonl")
+
+
 def actions(found: Mapping[str, Any]) -> dict[str, str]:
     return {each["segment"]: each["action"] for each in found["decisions"]}
 
@@ -356,13 +375,15 @@ def test_acting_writes_the_file_and_logs_each_decision_with_its_numbers(
     }
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert {line["segment"]: line["action"] for line in lines} == DECIDED
-    van = next(line for line in lines if line["segment"] == "van")
+    before, van = (line for line in lines if line["segment"] == "van")
+    assert before == van | {"applied": "pending"}
+    assert 0.001 < van["srm_p"] < 1
     assert (van["at"], van["applied"], van["version_before"], van["version_after"]) == (format_instant(NOW), True, 8, 9)
     assert (van["sessions"], van["alpha"], van["planned_sessions"]) == (600, 0.05 / 7, 4_000 / 7)
     assert van["ci"][0] < van["effect"] < van["ci"][1] < 0
     assert van["p"] < 0.01
     assert van["srm"]["alert"] is False
-    assert not next(line for line in lines if line["segment"] == "hatchback")["applied"]
+    assert [line["applied"] for line in lines if line["segment"] == "hatchback"] == [False]
 
 
 def test_acting_again_on_the_same_sessions_changes_nothing(
@@ -379,7 +400,7 @@ def test_acting_again_on_the_same_sessions_changes_nothing(
 def test_a_server_follows_within_its_next_look(file: pathlib.Path, sessions: str, capsys: pytest.CaptureFixture[str]) -> None:
     now_s = 0.0
     polled = ExperimentsFile(str(file), lambda: now_s)
-    asked(capsys, file, sessions, "--mode", "act")
+    asked(capsys, file, sessions, *acting(file))
     now_s = POLL_S
     assert polled.look()
     assert polled.current() == hold(str(file)).experiments
@@ -402,14 +423,14 @@ def test_a_segment_climbs_with_new_sessions_only(
 def test_the_file_says_whether_to_act(file: pathlib.Path, sessions: str, capsys: pytest.CaptureFixture[str]) -> None:
     file.write_text(FILE.replace("controller: {", "controller: {mode: act, "))
     assert asked(capsys, file, sessions, "--mode", "ask")["applied"] is False
-    assert asked(capsys, file, sessions)["applied"] is True
+    assert asked(capsys, file, sessions, *acting(file)[2:])["applied"] is True
 
 
 def test_a_wrong_split_of_the_arms_holds_everything(
     file: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = table(tmp_path / "s.csv", rows_of(600, arms=(0.42, 0.58)))
-    found = asked(capsys, file, path, "--mode", "act")
+    found = asked(capsys, file, path, *acting(file))
     assert (found["readable"], found["applied"], found["srm"]["alert"]) == (False, False, True)
     assert set(actions(found).values()) == {"hold"}
     assert file.read_text() == FILE
@@ -429,6 +450,65 @@ def test_on_old_sessions_harm_is_still_taken_back_and_nothing_climbs(
     assert actions(old) == {name: "roll_back" if action == "roll_back" else "hold" for name, action in DECIDED.items()}
     assert "at most 36 are allowed" in next(each["reason"] for each in old["decisions"] if each["segment"] == "suv")
     assert actions(asked(capsys, file, path, "--max-age", "100", now=NOW + 37 * HOUR_MS))["suv"] == "ramp_up"
+
+
+@pytest.mark.parametrize(("column", "hours"), [("started_at", 20), ("day", 0)])
+def test_on_a_table_from_the_future_nothing_climbs(
+    column: str, hours: int, file: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = rows_of(400)
+    if column == "day":
+        rows = [{**{key: value for key, value in row.items() if key != "started_at"}, "day": "2026-05-01"} for row in rows]
+    path = table(tmp_path / "s.csv", rows)
+    found = asked(capsys, file, path, now=START + hours * HOUR_MS - 6 * 60_000)
+    assert actions(found) == {name: "roll_back" if action == "roll_back" else "hold" for name, action in DECIDED.items()}
+    assert "which is yet to come" in next(each["reason"] for each in found["decisions"] if each["segment"] == "suv")
+    on_the_day = asked(capsys, file, path, now=START + 23 * HOUR_MS)
+    assert actions(on_the_day)["suv"] == "ramp_up"
+
+
+def test_a_wrong_split_in_one_segment_holds_that_one(
+    file: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    random = np.random.default_rng(4)
+    rows = [row for row in rows_of(600) if (row["primary_segment"], row["arm"]) != ("van", "control") or random.random() < 0.7]
+    found = asked(capsys, file, table(tmp_path / "s.csv", rows))
+    assert found["readable"]
+    assert actions(found) == DECIDED | {"van": "hold"}
+    van = next(each for each in found["decisions"] if each["segment"] == "van")
+    assert "sample-ratio mismatch in this segment (p " in van["reason"]
+    assert van["srm_p"] < 0.001
+
+
+def test_the_split_in_a_segment_is_of_the_units_by_the_weights() -> None:
+    core = made_table([0, 0, 1, 1, 1, 1] * 20, [*range(3), 3, 3, 3] * 20, [1] * 120, segment=[0, 0, 0, 0, 0, 1] * 20)
+    of_sessions = srm_by_segment(core, "session", (1, 3))
+    assert of_sessions == {
+        "a": pytest.approx(stats.chisquare([40, 60], [25, 75]).pvalue),
+        "b": pytest.approx(stats.chisquare([0, 20], [5, 15]).pvalue),
+    }
+    of_users = srm_by_segment(core, "user", (1, 1))
+    assert of_users == {"a": pytest.approx(stats.chisquare([2, 2]).pvalue), "b": pytest.approx(stats.chisquare([0, 1]).pvalue)}
+
+
+def test_copies_and_units_in_both_arms_are_not_fresh(
+    file: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = rows_of(400)
+    copies = [row for row in rows if row["primary_segment"] == "suv"][:60]
+    both = [row | {"arm": "control" if row["arm"] == "treatment" else "treatment"} for row in copies[:7]]
+    found = asked(capsys, file, table(tmp_path / "s.csv", rows + copies + both))
+    suv = next(each for each in found["decisions"] if each["segment"] == "suv")
+    assert (suv["sessions"], suv["sessions_since_step"]) == (393, 393)
+
+
+def test_too_few_users_are_no_evidence(file: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [row | {"user_id": f"u{index % 48}"} for index, row in enumerate(rows_of(400))]
+    found = asked(capsys, file, table(tmp_path / "s.csv", rows))
+    assert set(actions(found).values()) == {"hold"}
+    reasons = [each["reason"] for each in found["decisions"] if each["segment"] in {"suv", "van", "electric"}]
+    assert all(re.fullmatch(r"4\d users in control, always-valid intervals need 50", reason) for reason in reasons), reasons
+    assert [each["ci"] for each in found["decisions"]] == [None] * 7
 
 
 def test_days_that_are_no_dates_can_not_be_climbed_on(
@@ -453,7 +533,7 @@ def test_an_experiment_that_is_not_running_is_left_alone(
     old: str, new: str, reason: str, file: pathlib.Path, sessions: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file.write_text(FILE.replace(old, new, 1))
-    found = asked(capsys, file, sessions, "--mode", "act")
+    found = asked(capsys, file, sessions, *acting(file))
     assert set(actions(found).values()) == {"hold"}
     assert reason in found["decisions"][0]["reason"]
     assert found["applied"] is False
@@ -494,15 +574,108 @@ def test_options_that_make_no_sense_are_refused(options: tuple[str, str], file: 
 # --- the log -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_last_step_of_each_segment_is_read_back(tmp_path: pathlib.Path) -> None:
+ENTRY = {"at": format_instant(5), "experiment": "first", "version": 3, "segment": "suv", "applied": False}
+
+
+def stays(at: int, ramp: float, to: float | None = None, *, applied: Any = False, **more: Any) -> dict[str, Any]:
+    return ENTRY | {"at": format_instant(at), "stage_from": ramp, "stage_to": ramp if to is None else to, "applied": applied} | more
+
+
+UP = stays(5, 0.05, 0.25, applied="pending")
+
+
+@pytest.mark.parametrize(
+    ("lines", "ramp", "since"),
+    [
+        ([stays(5, 0.05), stays(7, 0.05)], 0.05, 0),  # since ever
+        ([stays(5, 0.05), stays(7, 0.25), stays(9, 0.25)], 0.25, 7),  # a person has put it there
+        ([stays(5, 0.05, 0.25)], 0.25, 99),  # a person, after the last line
+        ([stays(5, 0.05, 0.25)], 0.05, 0),
+        ([UP, UP | {"applied": True}], 0.25, 5),
+        ([UP], 0.25, 5),  # broken off after the file was written
+        ([UP], 0.05, 0),  # before
+        ([stays(3, 0.05), UP, UP | {"applied": False, "error": "…"}], 0.05, 0),
+        ([UP, UP | {"applied": False, "error": "…"}], 0.25, 99),
+        ([UP, UP | {"applied": True}, stays(8, 0.25), stays(9, 0.25)], 0.25, 5),
+        ([stays(3, 0.05), stays(5, 0.25), stays(7, 0.05)], 0.05, 7),  # back again: counted anew
+        ([stays(5, 0.05), stays(7, 0.25, version=2), stays(7, 0.25, experiment="b"), stays(7, 0.25, segment="van")], 0.05, 0),
+    ],
+)
+def test_since_when_a_segment_is_at_its_stage_is_read_back(
+    lines: list[dict[str, Any]], ramp: float, since: int, tmp_path: pathlib.Path
+) -> None:
     path = str(tmp_path / "log.jsonl")
-    assert last_steps(path, "first", 3) == {}
-    entry = {"experiment": "first", "version": 3, "segment": "suv", "applied": True}
-    append(path, [entry | {"at": format_instant(5)}, entry | {"at": format_instant(9)}, entry | {"at": format_instant(7)}])
-    append(
-        path, [entry | {"at": format_instant(99), **other} for other in ({"applied": False}, {"version": 2}, {"experiment": "b"})]
-    )
-    assert last_steps(path, "first", 3) == {"suv": 9}
+    assert stages_of(path, "first", 3) == {}
+    append(path, lines)
+    assert stages_of(path, "first", 3)["suv"].since_when(ramp, otherwise=99) == since
+
+
+def test_half_a_last_line_is_cut_off_and_a_whole_one_is_ended(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "log.jsonl"
+    whole, other = json.dumps(stays(5, 0.05)), json.dumps(stays(7, 0.25))
+    for end in (1, 5, 30, len(other) - 1):
+        path.write_text(f"{whole}\n{other[:end]}")
+        assert stages_of(str(path), "first", 3)["suv"][:2] == (0.05, 0)
+        append(str(path), [stays(9, 0.25)])
+        assert [json.loads(line)["stage_from"] for line in path.read_text().splitlines()] == [0.05, 0.25]
+        assert "only half written and is cut off" in capsys.readouterr().err
+    path.write_text(f"{whole}\n{other}")
+    assert stages_of(str(path), "first", 3)["suv"][:2] == (0.25, 7)
+    append(str(path), [stays(9, 0.25)])
+    assert len(path.read_text().splitlines()) == 3
+    assert not capsys.readouterr().err
+    path.write_text("a file of somebody's")
+    with pytest.raises(ConfigError, match="must be a decision as the controller writes it"):
+        stages_of(str(path), "first", 3)
+
+
+def test_to_act_takes_a_log(file: pathlib.Path, sessions: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match="--log == None, must be a file where the mode is act"):
+        asked(capsys, file, sessions, "--mode", "act")
+    file.write_text(FILE.replace("controller: {", "controller: {mode: act, "))
+    with pytest.raises(ConfigError, match="--log == None"):
+        asked(capsys, file, sessions)
+    assert asked(capsys, file, sessions, "--mode", "ask")["applied"] is False
+
+
+def test_a_segment_that_a_person_put_a_stage_up_starts_to_count_there(
+    file: pathlib.Path, sessions: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = ("--log", str(tmp_path / "log.jsonl"))
+    assert actions(asked(capsys, file, sessions, *log))["suv"] == "ramp_up"
+    file.write_text(FILE.replace("suv: {ramp: 0.05}", "suv: {ramp: 0.25}"))
+    for hours in (1, 2):
+        found = asked(capsys, file, sessions, *log, now=NOW + hours * HOUR_MS)
+        suv = next(each for each in found["decisions"] if each["segment"] == "suv")
+        assert (suv["action"], suv["sessions_since_step"]) == ("keep_testing", 0)
+
+
+def test_what_breaks_off_changes_nothing_unlogged(
+    file: pathlib.Path, sessions: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log.jsonl"
+    options = ("--mode", "act", "--log", str(log))
+
+    def logged() -> list[Any]:
+        return [line["applied"] for line in map(json.loads, log.read_text().splitlines()) if line["segment"] == "suv"]
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", full)
+        with pytest.raises(ConfigError, match="No space left"):
+            asked(capsys, file, sessions, *options)
+    assert logged() == ["pending", False]
+    assert (json.loads(log.read_text().splitlines()[-1])["version_after"], file.read_text()) == (8, FILE)
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.controller.write", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            asked(capsys, file, sessions, *options)
+    assert logged() == ["pending", False, "pending"]
+    assert actions(asked(capsys, file, sessions, *options)) == DECIDED
+    assert logged() == ["pending", False, "pending", "pending", True]
+    assert flags(file)["suv"] == (True, 0.25)
 
 
 def test_a_log_that_cannot_be_used_stops_everything_before_the_file_is_touched(
