@@ -14,17 +14,27 @@ OWN_SEGMENT: Final = 0.7
 
 
 class Setting(NamedTuple):
-    """``users`` who come ``sessions_a_user`` times on average; ``spread`` is the standard deviation of the log of how often."""
+    """``users`` who come ``sessions_a_user`` times on average; ``spread`` is the standard deviation of the log of how often.
+
+    ``segment_shares`` are the segments' shares of the sessions, and add up to 1.
+    """
 
     users: int = 4_000
     days: int = 14
     sessions_a_user: float = 3.0
     spread: float = 1.2
+    segment_shares: tuple[float, ...] = SEGMENT_SHARES
 
     @property
     def expected_sessions(self) -> int:
         """How many sessions are planned."""
         return round(self.users * self.sessions_a_user)
+
+
+def falling_shares(segments: int) -> tuple[float, ...]:
+    """Shares of many segments, most of them small: the k-th has one as 1/k."""
+    parts = 1 / np.arange(1, segments + 1)
+    return tuple((parts / parts.sum()).tolist())
 
 
 def aa_experiment(rng: np.random.Generator, setting: Setting, unit: Unit) -> Sessions:
@@ -42,7 +52,7 @@ def aa_experiment(rng: np.random.Generator, setting: Setting, unit: Unit) -> Ses
     impressions = rng.poisson(2.0, n)
     clicks = rng.binomial(impressions, rng.beta(1.0, 19.0, users)[user])
     lead = rng.random(n) < rng.beta(0.5, 12.0, users)[user]
-    drawn = rng.choice(len(SEGMENT_SHARES), n + users, p=SEGMENT_SHARES)
+    drawn = rng.choice(len(setting.segment_shares), n + users, p=setting.segment_shares)
     segment = np.where(rng.random(n) < OWN_SEGMENT, drawn[n:][user], drawn[:n])
     treated = rng.random(users)[user] < 0.5 if unit == "user" else rng.random(n) < 0.5
     return Sessions(
@@ -52,7 +62,7 @@ def aa_experiment(rng: np.random.Generator, setting: Setting, unit: Unit) -> Ses
         arm=np.where(treated, TREATMENT, CONTROL).astype(np.int8),
         segment_count=np.ones(n, np.int64),
         segment=segment.astype(np.int64),
-        segments=tuple(f"segment {number}" for number in range(1, len(SEGMENT_SHARES) + 1)),
+        segments=tuple(f"segment {number}" for number in range(1, len(setting.segment_shares) + 1)),
         day=day,
         days=tuple(str(number) for number in range(1, days + 1)),
         vehicles=views,

@@ -6,7 +6,8 @@
 Nothing differs between the arms, so whatever is found is a false alarm. Users differ in how often they come (lognormal: a tenth of
 them make half of the sessions) and in how much they look at; sessions or users are randomised, half and half, for 14 days. Read:
 p < 0.05 at the planned end; the same every day, which is what must not be done; the always-valid sequence every day; segments;
-sample-ratio mismatch. Beside each stands the naive reading, which takes sessions as independent.
+sample-ratio mismatch; what the controller decides every day on 12 and on 30 segments. Beside stands the naive reading, which takes
+sessions as independent.
 
 Prints tables and writes benchmarks/results/false_alarms.json and false_alarms.svg.
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ from rich.table import Table
 from scipy import stats
 
 from benchmarks.aa_experiments import Setting, aa_experiment
+from benchmarks.controller_alarms import CONTROLLER_READINGS, SEGMENTS, controller_runs_of
 from benchmarks.false_alarms_plot import write_plot
 from benchmarks.results import FOLDER, write_results
 from experiments.effect import ALPHA, effect_of, sums_of
@@ -121,7 +123,7 @@ def run_of(sessions: Sessions, unit: Unit, setting: Setting) -> Run:
 
 def shares_of(runs: Sequence[Run]) -> dict[str, Share]:
     """By reading, how often it gave a false alarm."""
-    return {name: share_of(sum(run.alarms[name] for run in runs), len(runs)) for name in READINGS}
+    return _shares([run.alarms for run in runs])
 
 
 def share_of(alarms: int, runs: int) -> Share:
@@ -132,6 +134,16 @@ def share_of(alarms: int, runs: int) -> Share:
     """
     low, high = stats.binomtest(alarms, runs).proportion_ci(0.95, method="exact")
     return Share(alarms, runs, alarms / runs, float(low), float(high))
+
+
+def controller_shares_of(setting: Setting, runs: int, seed: int) -> dict[str, dict[Unit, dict[str, Share]]]:
+    """By number of segments and unit, the controller's false alarms."""
+    shares: dict[str, dict[Unit, dict[str, Share]]] = {}
+    for segments in SEGMENTS:
+        print(f"false alarms: {runs:,} experiments of {segments} segments a unit", file=sys.stderr)
+        found = {unit: _shares(controller_runs_of(setting, segments, unit, runs, seed)) for unit in UNITS}
+        shares[f"{segments} segments"] = found
+    return shares
 
 
 def by_day_of(runs: Sequence[Run], days: int) -> dict[str, list[float]]:
@@ -154,11 +166,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         name: {unit: shares_of(_told(other, unit, args.runs // 2, args.seed)) for unit in UNITS}
         for name, other in OTHER_SETTINGS.items()
     }
+    controlled = controller_shares_of(setting, args.runs // 4, args.seed)
     seconds = round(time.perf_counter() - start, 1)
     _show(out, f"{setting.users:,} users, {args.runs:,} A/A experiments a unit, {setting.days} days", shares)
     for name, other_shares in others.items():
         few = {unit: {key: other_shares[unit][key] for key in ("fixed", "naive", "always_valid")} for unit in UNITS}
         _show(out, f"{name}, {args.runs // 2:,} experiments a unit", few)
+    for name, found in controlled.items():
+        _show(out, f"{name}, {args.runs // 4:,} experiments a unit", found)
     plot = write_plot(FOLDER / "false_alarms.svg", by_day, ALPHA)
     path = write_results(
         "false_alarms",
@@ -167,16 +182,22 @@ def main(argv: Sequence[str] | None = None) -> None:
             "seed": args.seed,
             "seconds": seconds,
             "setting": {**setting._asdict(), "sessions": setting.expected_sessions},
-            "readings": READINGS,
-            "shares": {unit: {name: each._asdict() for name, each in found.items()} for unit, found in shares.items()},
+            "readings": READINGS | CONTROLLER_READINGS,
+            "shares": _plain(shares),
             "by_day": by_day,
-            "other_settings": {
-                name: {unit: {key: each._asdict() for key, each in found.items()} for unit, found in other_shares.items()}
-                for name, other_shares in others.items()
-            },
+            "other_settings": {name: _plain(other_shares) for name, other_shares in others.items()},
+            "controller": {name: _plain(found) for name, found in controlled.items()},
         },
     )
     out.print(f"{seconds} s; {path}, {plot}", soft_wrap=True)
+
+
+def _shares(alarms: Sequence[Mapping[str, bool]]) -> dict[str, Share]:
+    return {name: share_of(sum(run[name] for run in alarms), len(alarms)) for name in alarms[0]}
+
+
+def _plain(shares: Mapping[Unit, Mapping[str, Share]]) -> dict[Unit, dict[str, Any]]:
+    return {unit: {name: each._asdict() for name, each in found.items()} for unit, found in shares.items()}
 
 
 def _show(out: Console, title: str, shares: dict[Unit, dict[str, Share]]) -> None:
@@ -188,7 +209,7 @@ def _show(out: Console, title: str, shares: dict[Unit, dict[str, Share]]) -> Non
         cells = [
             f"{100 * each.share:.1f} % ({100 * each.low:.1f}–{100 * each.high:.1f})" for each in (shares[u][name] for u in UNITS)
         ]
-        table.add_row(READINGS[name], *cells)
+        table.add_row((READINGS | CONTROLLER_READINGS)[name], *cells)
     out.print(table)
 
 
