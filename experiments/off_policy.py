@@ -11,7 +11,7 @@ mean weight is 1 on average; far from it, the target is about sessions that aren
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -21,6 +21,9 @@ from experiments.ratio import ratio_of
 from experiments.rewards import Rewards
 from experiments.sessions import Floats
 from schemas.errors import ConfigError
+
+LEAST_PROBABILITY: Final = 1e-6
+"""Nothing is drawn so seldom on purpose, and a single session would carry everything."""
 
 
 class Value(NamedTuple):
@@ -70,7 +73,7 @@ def allocated(rewards: Rewards, allocation: Mapping[str, Mapping[str, float]], e
 
 def check_probabilities(probability: Floats) -> None:
     """``ConfigError`` names the first (counted from 1) that is none."""
-    bad = np.flatnonzero(~((probability > 0) & (probability <= 1)))
+    bad = np.flatnonzero(~((probability >= LEAST_PROBABILITY) & (probability <= 1)))
     if len(bad):
-        msg = f"row {bad[0] + 1}: arm_probability == {probability[bad[0]]:g}, must be above 0 and at most 1"
+        msg = f"row {bad[0] + 1}: arm_probability == {probability[bad[0]]:g}, must be from {LEAST_PROBABILITY:g} to 1"
         raise ConfigError(msg)

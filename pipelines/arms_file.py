@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from experiments.off_policy import LEAST_PROBABILITY
 from experiments.rewards import Rewards
 from experiments.sessions import Flags, Floats, Ints
 from pipelines.session_columns import Place, flags_of, ids_of, instants_of, names_of, numbers_of
@@ -134,8 +135,8 @@ def _probability(columns: Mapping[str, Any], arm: Ints, shares: Floats, path: st
     place = Place(path, "arm_probability")
     values = numbers_of(columns["arm_probability"], place, unknown=True)
     logged = ~np.isnan(values)
-    bad = logged & ~((values > 0) & (values <= 1))
+    bad = logged & ~((values >= LEAST_PROBABILITY) & (values <= 1))
     if bad.any():
         row = int(np.argmax(bad))
-        raise place.fault(row, float(values[row]), "above 0 and at most 1")
+        raise place.fault(row, float(values[row]), f"from {LEAST_PROBABILITY:g} to 1")
     return np.where(logged, values, shares[arm]), logged

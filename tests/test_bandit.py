@@ -336,8 +336,9 @@ def test_only_the_first_row_of_a_triggered_session_counts(tmp_path: pathlib.Path
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"arm_probability": 0}, "s.csv, row 2: arm_probability == 0.0, must be above 0 and at most 1"),
-        ({"arm_probability": 1.5}, "s.csv, row 2: arm_probability == 1.5, must be above 0 and at most 1"),
+        ({"arm_probability": 0}, "s.csv, row 2: arm_probability == 0.0, must be from 1e-06 to 1"),
+        ({"arm_probability": 1e-300}, "s.csv, row 2: arm_probability == 1e-300, must be from 1e-06 to 1"),
+        ({"arm_probability": 1.5}, "s.csv, row 2: arm_probability == 1.5, must be from 1e-06 to 1"),
         ({"clicks": 5}, "s.csv, row 2: clicks == 5.0, must be at most the row's impressions, 4"),
         ({"clicks": -1}, "s.csv, row 2: clicks == -1.0, must be a number from 0"),
         ({"arm": ""}, "s.csv, row 2: arm == '', must be"),

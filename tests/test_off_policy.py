@@ -145,7 +145,7 @@ def test_without_support_there_is_no_value_but_a_reason() -> None:
 @pytest.mark.parametrize("bad", [0.0, -0.1, 1.5, float("nan")])
 def test_a_probability_that_is_none_is_refused_with_its_row(bad: float) -> None:
     rewards = few((1, 0, 0, 0.5), (1, 1, 1, bad))
-    with pytest.raises(ConfigError, match=re.escape(f"row 2: arm_probability == {bad:g}, must be above 0 and at most 1")):
+    with pytest.raises(ConfigError, match=re.escape(f"row 2: arm_probability == {bad:g}, must be from 1e-06 to 1")):
         value_of(rewards, always(rewards, "a"))
 
 
