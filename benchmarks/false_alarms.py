@@ -182,10 +182,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             "seed": args.seed,
             "seconds": seconds,
             "setting": {**setting._asdict(), "sessions": setting.expected_sessions},
-            "readings": READINGS | CONTROLLER_READINGS,
+            "readings": READINGS,
             "shares": _plain(shares),
             "by_day": by_day,
             "other_settings": {name: _plain(other_shares) for name, other_shares in others.items()},
+            "controller_readings": CONTROLLER_READINGS,
             "controller": {name: _plain(found) for name, found in controlled.items()},
         },
     )
