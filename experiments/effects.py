@@ -135,14 +135,15 @@ def _segments(core: Sessions, x: Floats, settings: AnalysisSettings, early: str 
             "p_holm": None,
             "p_sequential": looks[-1].p_running,
             "ci_sequential": looks[-1].ci,
+            "p_action": None,
             "action": KEEP_TESTING,
             "reason": looks[-1].reason or reason,
         }
     adjusted = holm([each["p"] for each in found.values()])
     for (name, each), p_holm, p_last in zip(found.items(), adjusted, holm(last), strict=True):
-        basis = p_last if early else p_holm  # the last look's: the least so far may be of an effect the other way
-        each["action"] = action_of(each["effect"], basis, settings.alpha, bandit=name in settings.bandit)
         each["p_holm"] = p_holm
+        each["p_action"] = p_last if early else p_holm  # the last look's: the least so far may be of an effect the other way
+        each["action"] = action_of(each["effect"], each["p_action"], settings.alpha, bandit=name in settings.bandit)
         found[name] = _early(each, early)
     return found
 

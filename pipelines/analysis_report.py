@@ -66,7 +66,9 @@ def _show_effects(document: Mapping[str, Any], out: Console) -> None:
     out.print(_metrics(document, level, wide=wide))
     _show_reasons(document["metrics"], document["warnings"], out)
     primary, sequential = document["metrics"]["vehicles_viewed"], document["sequential"]
-    if sequential["ci"] is not None:
+    if sequential["ci"] is None:
+        out.print(Text(f"always valid: {sequential['reason']}"), soft_wrap=True)
+    else:
         looks = count_text(sequential["looks"], "look")
         out.print(
             f"always valid ({looks}): effect on vehicles_viewed {number_text(primary['effect'], primary['se'], sign=True)}, "
@@ -131,8 +133,8 @@ def _metrics(document: Mapping[str, Any], level: str, *, wide: bool) -> Table:
 
 def _segments(document: Mapping[str, Any], level: str, *, wide: bool) -> Table:
     early = all(each["p"] is None for each in document["segments"].values())
-    ci, p = ("ci_sequential", "p_sequential") if early else ("ci", "p_holm")
-    columns = ["segment", "sessions", "control", "treatment", "effect", level, "p" if early else "p, Holm", "action"]
+    ci = "ci_sequential" if early else "ci"
+    columns = ["segment", "sessions", "control", "treatment", "effect", level, "p, Holm", "action"]
     columns += ["relative"] if wide else []
     table = _table("segments: effect on vehicles_viewed" + (", always valid" if early else ""), columns, level, wide=wide)
     for name, each in document["segments"].items():
@@ -143,7 +145,7 @@ def _segments(document: Mapping[str, Any], level: str, *, wide: bool) -> Table:
             number_text(each["treatment"], each["se"]),
             number_text(each["effect"], each["se"], sign=True),
             interval_text(each[ci], each["se"]),
-            p_text(each[p]),
+            p_text(each["p_action"]),
             each["action"],
             change_text(each["rel"]),
         ]

@@ -129,8 +129,7 @@ def rows_of(document: Mapping[str, Any]) -> list[Row]:
         )
     ]
     for name, each in document["segments"].items():
-        pair = ("ci_sequential", "p_sequential") if early else ("ci", "p_holm")
-        found.append((name, each["sessions"], each, each[pair[0]], each[pair[1]]))
+        found.append((name, each["sessions"], each, each["ci_sequential" if early else "ci"], each["p_action"]))
     low, high = _reach((each["effect"], interval) for _, _, each, interval, _ in found)
 
     def place(value: float) -> float:

@@ -31,7 +31,7 @@ TOP = ["experiment", "unit", "alpha", "planned_sessions", "planned_sessions_give
 TOP += ["warnings", "readable", "reasons", "withheld"]
 METRIC = {"control", "treatment", "effect", "se", "ci", "rel", "rel_ci", "p", "df", "reason", "naive", "diluted"}
 SEGMENT = {"sessions", "control", "treatment", "effect", "se", "ci", "rel", "rel_ci", "p", "p_holm", "p_sequential"}
-SEGMENT |= {"ci_sequential", "action", "reason"}
+SEGMENT |= {"ci_sequential", "p_action", "action", "reason"}
 
 
 def assert_shape(found: dict[str, Any], sessions: Sessions) -> None:
