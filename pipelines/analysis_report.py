@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -14,6 +14,8 @@ from rich.text import Text
 from experiments.metrics import SHARES
 from experiments.wording import change_text, count_text, interval_text, level_text, number_text, p_text, percent_text, share_text
 from pipelines.console import WIDE_COLUMNS, table_console
+
+_ROOMY_COLUMNS: Final = 100
 
 
 def show(document: Mapping[str, Any], out: Console | None = None) -> None:
@@ -62,8 +64,8 @@ def _population(document: Mapping[str, Any]) -> Text:
 
 def _show_effects(document: Mapping[str, Any], out: Console) -> None:
     level = level_text(document["alpha"])
-    wide = out.width >= WIDE_COLUMNS
-    out.print(_metrics(document, level, wide=wide))
+    wide, roomy = out.width >= WIDE_COLUMNS, out.width >= _ROOMY_COLUMNS
+    out.print(_metrics(document, level, wide=wide, roomy=roomy))
     _show_reasons(document["metrics"], document["warnings"], out)
     primary, sequential = document["metrics"]["vehicles_viewed"], document["sequential"]
     if sequential["ci"] is None:
@@ -81,7 +83,7 @@ def _show_effects(document: Mapping[str, Any], out: Console) -> None:
         verdict = {None: each["reason"], True: "passed", False: "not passed"}[each["passed"]]
         out.print(f"guardrail: {each['metric']} loses less than {percent_text(each['margin'])}: {verdict} (p {p_text(each['p'])})")
     if document["segments"]:
-        out.print(_segments(document, level, wide=wide))
+        out.print(_segments(document, level, wide=wide, roomy=roomy))
         _show_reasons(document["segments"], document["warnings"], out)
         interaction = document["interaction"]
         told = interaction["reason"] if interaction["p"] is None else f"p {p_text(interaction['p'])}"
@@ -100,7 +102,7 @@ def _show_cuped(cuped: Mapping[str, Any], level: str, out: Console) -> None:
     )
 
 
-def _metrics(document: Mapping[str, Any], level: str, *, wide: bool) -> Table:
+def _metrics(document: Mapping[str, Any], level: str, *, wide: bool, roomy: bool) -> Table:
     columns = [
         "metric",
         "control",
@@ -111,7 +113,7 @@ def _metrics(document: Mapping[str, Any], level: str, *, wide: bool) -> Table:
         "p, naive",
         *(["relative", "all sessions"] if wide else []),
     ]
-    table = _table("triggered sessions, errors clustered by user", columns, level, wide=wide)
+    table = _table("triggered sessions, errors clustered by user", columns, level, roomy=roomy)
     for name, each in document["metrics"].items():
         number = functools.partial(number_text, share=name in SHARES)
         diluted = each["diluted"]
@@ -131,12 +133,12 @@ def _metrics(document: Mapping[str, Any], level: str, *, wide: bool) -> Table:
     return table
 
 
-def _segments(document: Mapping[str, Any], level: str, *, wide: bool) -> Table:
+def _segments(document: Mapping[str, Any], level: str, *, wide: bool, roomy: bool) -> Table:
     early = all(each["p"] is None for each in document["segments"].values())
     ci = "ci_sequential" if early else "ci"
     columns = ["segment", "sessions", "control", "treatment", "effect", level, "p, Holm", "action"]
     columns += ["relative"] if wide else []
-    table = _table("segments: effect on vehicles_viewed" + (", always valid" if early else ""), columns, level, wide=wide)
+    table = _table("segments: effect on vehicles_viewed" + (", always valid" if early else ""), columns, level, roomy=roomy)
     for name, each in document["segments"].items():
         cells = [
             Text(name),
@@ -163,9 +165,9 @@ def _show_reasons(parts: Mapping[str, Mapping[str, Any]], warnings: Sequence[str
         out.print(Text(f"{', '.join(of)}: {reason}"), soft_wrap=True)
 
 
-def _table(title: str, columns: Sequence[str], level: str, *, wide: bool) -> Table:
+def _table(title: str, columns: Sequence[str], level: str, *, roomy: bool) -> Table:
     """Only intervals and names of segments are broken where the screen is narrow."""
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, int(wide), 0, 0))
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, int(roomy), 0, 0))
     for column in columns:
         left = column in {"metric", "segment", "action"}
         least = {level: len("+0.00 to"), "segment": len("segment")}.get(column)

@@ -19,6 +19,7 @@ from rich.table import Table
 from experiments.bandit import SEED, Share, allocation_of, check_floor, cross_fitted, shares_of
 from experiments.off_policy import Value, always, value_of
 from experiments.rewards import OVERALL, Rewards
+from experiments.wording import NONE, number_text, share_text
 from pipelines.arms_file import ArmsFile, read_arms
 from pipelines.console import table_console
 from pipelines.experiments_writer import Held, hold, write
@@ -146,18 +147,20 @@ def show(document: Mapping[str, Any]) -> None:
     for segment, found in (*document["segments"].items(), (OVERALL, document["overall"])):
         for index, (arm, each) in enumerate(found["arms"].items()):
             posterior = each["posterior"]
-            mean = "-" if each["mean"] is None else f"{each['mean']:.4g}"
-            figures = (f"{each['sessions']:,}", mean, f"{posterior['mean']:.4g} ± {posterior['sd']:.2g}", f"{each['w']:.1%}")
-            table.add_row("" if index else segment, arm, *figures, f"{each['p']:.1%}")
+            mean, believed, sd = (
+                number_text(value, posterior["sd"]) for value in (each["mean"], posterior["mean"], posterior["sd"])
+            )
+            figures = (f"{each['sessions']:,}", mean, f"{believed} ± {sd}", share_text(each["w"]), share_text(each["p"]))
+            table.add_row("" if index else segment, arm, *figures)
         table.add_section()
     out.print(table)
     values = _table(f"what would have been, by {_basis(document['sessions'], document['sessions_with_probability'])}")
     for column in ("drawing", "value", "from", "to", "sessions", "worth", "greatest weight"):
         values.add_column(column, justify="left" if column == "drawing" else "right", no_wrap=column == "drawing")
     for name, value in document["values"].items():
-        low, high = value["ci"] or (None, None)
-        told = [_told(each) for each in (value["value"], low, high, value["effective"], value["max_weight"])]
-        values.add_row(name, *told[:3], f"{value['sessions']:,}", *told[3:])
+        told = [number_text(each, value["se"]) for each in (value["value"], *(value["ci"] or (None, None)))]
+        worth = NONE if value["effective"] is None else f"{value['effective']:,.0f}"
+        values.add_row(name, *told, f"{value['sessions']:,}", worth, number_text(value["max_weight"]))
     out.print(values)
     for name, value in document["values"].items():
         if value["reason"]:
@@ -235,10 +238,6 @@ def _segment(rewards: Rewards, shares: Sequence[Share]) -> dict[str, Any]:
 
 def _value(value: Value) -> dict[str, Any]:
     return {**value._asdict(), "ci": None if value.ci is None else list(value.ci)}
-
-
-def _told(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
 
 
 def _words(text: str) -> tuple[str, ...]:

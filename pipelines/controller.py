@@ -24,6 +24,7 @@ from experiments.controller import Decision, Evidence, applied, decide, evidence
 from experiments.sessions import Ints, Sessions, triggered
 from experiments.settings import AnalysisSettings
 from experiments.units import screened
+from experiments.wording import number_text
 from pipelines.console import table_console
 from pipelines.decisions_log import PENDING, append, check_log, stages_of
 from pipelines.experiments_writer import Held, hold, write
@@ -216,8 +217,7 @@ def show(document: Mapping[str, Any]) -> None:
         table.add_column(column, justify="right" if numeric else "left", no_wrap=column != "why")
     for each in document["decisions"]:
         ramp = " → ".join(f"{stage:g}" for stage in dict.fromkeys((each["stage_from"], each["stage_to"])))
-        low, high = each["ci"] or (None, None)
-        figures = ["–" if value is None else f"{value:+.3f}" for value in (each["effect"], low, high)]
+        figures = [number_text(value, each["se"], sign=True) for value in (each["effect"], *(each["ci"] or (None, None)))]
         off = "" if each["running"] else " (off)"
         table.add_row(each["segment"], each["action"], ramp + off, f"{each['sessions']:,}", *figures, each["reason"])
     out.print(table if document["decisions"] else "no segments, in the file or in the table")

@@ -339,7 +339,7 @@ def test_the_planned_end_is_read_by_its_one_look_and_all_else_by_the_always_vali
 @given(
     st.lists(
         st.tuples(st.floats(-1e3, 1e3), st.floats(1e-6, 1e3)).map(
-            lambda pair: {"effect": pair[0], "ci": [pair[0] - pair[1], pair[0] + pair[1]], "sessions": 5, "p_holm": 0.5}
+            lambda pair: {"effect": pair[0], "ci": [pair[0] - pair[1], pair[0] + pair[1]], "sessions": 5, "p_action": 0.5}
         ),
         max_size=8,
     )
