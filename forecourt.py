@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from schemas.errors import EXIT_UNUSABLE_INPUT, ConfigError, ForecourtError, shown
+from schemas.errors import EXIT_UNUSABLE_INPUT, ConfigError, ForecourtError
 
 app = typer.Typer(
     name="forecourt",
@@ -111,18 +111,15 @@ def segments(
     as_json: JsonOption = False,
 ) -> None:
     """What the gateway would see of a user: segments, highest score first."""
-    from schemas.instants import clock_ms, format_instant, parse_instant
+    from pipelines.options import instant_in
+    from schemas.instants import clock_ms, format_instant
     from schemas.pseudonym import Pseudonyms
     from serving.keys import load_key
     from serving.segments import segments_document
     from serving.store import open_store
     from serving.withdrawn import withdrawn_in
 
-    try:
-        instant = clock_ms() if at is None else parse_instant(at)
-    except ValueError as error:
-        msg = f"--at == {shown(at)}, {error}"
-        raise ConfigError(msg) from error
+    instant = instant_in("--at", at, clock_ms())
     rows, pseudonyms = open_store(store), Pseudonyms(load_key(store))
     withdrawn = withdrawn_in(rows)
     refused = 0

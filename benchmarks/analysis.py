@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.results import memory_mb, write_results
+from benchmarks.results import memory_mb, say, write_results
 from schemas.instants import DAY_MS, parse_date
 
 DAYS: Final = 14
@@ -68,11 +68,6 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
 def run(argv: Sequence[str]) -> int:
     """Run it all; the exit status is 1 when it took too long or too much, or the peer found something else."""
     arguments = parse_args(argv)
-    console = Console(stderr=True)
-
-    def say(text: str) -> None:
-        console.print(f"[dim]… {text}[/]")
-
     with _folder(arguments.keep) as folder:
         results, documents = [], []
         for sessions in filter(None, (arguments.sessions, arguments.part)):

@@ -30,7 +30,7 @@ from rich.table import Table
 
 from benchmarks.environments import brought_in, environment, versions
 from benchmarks.http_load import LoadResult, get, load, post, write_requests
-from benchmarks.results import write_results
+from benchmarks.results import say, write_results
 from benchmarks.servers import Server, cores, free_port, serving
 
 FOLDER: Final = Path(__file__).parent / "frameworks"
@@ -87,11 +87,6 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
 def run(argv: Sequence[str]) -> int:
     """Run it all; the exit status."""
     arguments = parse_args(argv)
-    console = Console(stderr=True)
-
-    def say(text: str) -> None:
-        console.print(f"[dim]… {text}[/]")
-
     programs, pins = environment("frameworks", FOLDER / "requirements.txt", say), cores()
     brings = brought_in(programs, *(name.lower() for name in list(APPS)[1:]))
     with contextlib.ExitStack() as stack:

@@ -29,7 +29,7 @@ from rich.table import Table
 from benchmarks.archives import make_archive
 from benchmarks.kernel import rule_set, rules_text
 from benchmarks.peers import PLAIN_RULES, PeerResult, run_peer
-from benchmarks.results import memory_mb, write_results
+from benchmarks.results import memory_mb, say, write_results
 from rules import CATALOGUE_PATH
 from schemas.instants import parse_date
 from schemas.release import Release
@@ -87,11 +87,6 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
 def run(argv: Sequence[str]) -> int:
     """Run it all; the exit status."""
     arguments = parse_args(argv)
-    console = Console(stderr=True)
-
-    def say(text: str) -> None:
-        console.print(f"[dim]… {text}[/]")
-
     with _folder(arguments.keep) as folder:
         once = _archive(folder / "once", arguments.events, arguments.users, say)
         twice = _archive(folder / "twice", 2 * arguments.events, 2 * arguments.users, say)

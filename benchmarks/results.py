@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+from rich.console import Console
+
 from schemas.instants import clock_ms, format_instant
 
 FOLDER: Final = Path(__file__).parent / "results"
@@ -39,6 +41,11 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: version(name) for name in _PACKAGES},
     }
+
+
+def say(text: str) -> None:
+    """Tell on stderr what is under way."""
+    Console(stderr=True).print(f"[dim]… {text}[/]")
 
 
 def write_results(name: str, results: dict[str, Any]) -> Path:

@@ -33,7 +33,7 @@ from rich.table import Table
 
 from benchmarks import feast_peer
 from benchmarks.http_load import HOST, LoadResult, get, load, post, write_requests
-from benchmarks.results import write_results
+from benchmarks.results import say, write_results
 from benchmarks.servers import Cores, Server, cores, free_port, on_core, serving
 from benchmarks.serving_rows import DrawnUser, drawn_users, facts, features_of, fill, keep_all_cells, user_id, write_features
 from pipelines.emulators import emulators
@@ -126,11 +126,6 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
 def run(argv: Sequence[str]) -> int:
     """Run it all; the exit status."""
     arguments, pins = parse_args(argv), cores()
-    console = Console(stderr=True)
-
-    def say(text: str) -> None:
-        console.print(f"[dim]… {text}[/]")
-
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         with on_core(pins.client):

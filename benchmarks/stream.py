@@ -20,7 +20,7 @@ from rich.table import Table
 from benchmarks.baselines import baselines
 from benchmarks.kernel import kernel_times
 from benchmarks.live import backlog_throughput, file_throughput, freshness_and_memory
-from benchmarks.results import write_results
+from benchmarks.results import say, write_results
 from pipelines.emulators import emulators
 
 
@@ -42,11 +42,6 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
 def run(argv: Sequence[str]) -> int:
     """Run it all; the exit status."""
     arguments = parse_args(argv)
-    console = Console(stderr=True)
-
-    def say(text: str) -> None:
-        console.print(f"[dim]… {text}[/]")
-
     results: dict[str, Any] = {}
     say("kernel")
     results["kernel"] = [each._asdict() for each in kernel_times()]

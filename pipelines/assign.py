@@ -13,9 +13,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from experiments.assignment import REASONS, assign, with_segment
+from pipelines.options import instant_in
 from schemas.errors import EXIT_OK, ConfigError, shown
 from schemas.experiments import Experiments, Unit
-from schemas.instants import clock_ms, parse_instant
+from schemas.instants import clock_ms
 from serving.experiments_file import load_experiments
 
 STDIN: Final = "-"
@@ -52,11 +53,7 @@ class Config:
 
     def instant(self, now: int) -> int:
         """The instant asked for, ``now`` when none was; ms UTC."""
-        try:
-            return now if self.at is None else parse_instant(self.at)
-        except ValueError as error:
-            msg = f"--at == {shown(self.at)}, {error}"
-            raise ConfigError(msg) from error
+        return instant_in("--at", self.at, now)
 
 
 def parse_args(argv: Sequence[str]) -> Config:
@@ -104,6 +101,7 @@ def documents_of(units: Iterable[str], config: Config, experiments: Experiments,
             "shows": found.shows,
             "policy": found.policy,
             "reason": found.reason,
+            **({} if found.probability is None else {"probability": found.probability, "holdout": found.holdout}),
         }
 
 

@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.conflicts import ANY, Tally
-from schemas.errors import EXIT_OK, ConfigError, shown
+from pipelines.options import check_dates
+from schemas.errors import EXIT_OK, ConfigError
 from schemas.exposure import exposure_in
-from schemas.instants import parse_date
 from transforms.archive_files import check_archive_path, dates_of, parts_of
 from transforms.metrics import wilson
 
@@ -44,15 +44,7 @@ class Config:
     def __post_init__(self) -> None:
         """Check what can be checked without touching anything outside."""
         check_archive_path(self.archive)
-        for option, date in (("--from", self.first), ("--to", self.last)):
-            try:
-                _ = date is None or parse_date(date)
-            except ValueError as error:
-                msg = f"{option} == {shown(date)}, {error}"
-                raise ConfigError(msg) from error
-        if self.first is not None and self.last is not None and self.first > self.last:
-            msg = f"--to == {self.last}, must not be before --from == {self.first}"
-            raise ConfigError(msg)
+        check_dates(self.first, self.last)
         if self.top < 1:
             msg = f"--top == {self.top}, must be at least 1"
             raise ConfigError(msg)

@@ -28,10 +28,11 @@ from experiments.wording import number_text
 from pipelines.console import table_console
 from pipelines.decisions_log import PENDING, append, check_log, stages_of
 from pipelines.experiments_writer import Held, hold, write
+from pipelines.options import instant_in
 from pipelines.sessions_file import SessionsFile, read_sessions_file
-from schemas.errors import EXIT_OK, ConfigError, shown
+from schemas.errors import EXIT_OK, ConfigError
 from schemas.experiment import CONTROL, MODES, Arm, Controller, Experiment, Experiments, Flag, Mode
-from schemas.instants import DAY_MS, HOUR_MS, MINUTE_MS, clock_ms, format_instant, parse_date, parse_instant
+from schemas.instants import DAY_MS, HOUR_MS, MINUTE_MS, clock_ms, format_instant, parse_date
 
 MAX_AGE_H: Final = 36.0
 MAX_AHEAD_MS: Final = 5 * MINUTE_MS
@@ -60,11 +61,7 @@ class Config:
 
     def instant(self, now: int) -> int:
         """The instant asked for, ``now`` when none was; ms UTC."""
-        try:
-            return now if self.at is None else parse_instant(self.at)
-        except ValueError as error:
-            msg = f"--at == {shown(self.at)}, {error}"
-            raise ConfigError(msg) from error
+        return instant_in("--at", self.at, now)
 
 
 def parse_args(argv: Sequence[str]) -> Config:

@@ -25,9 +25,10 @@ from rich.table import Table
 from pipelines.batch import add_workers_option, batch_options, check_workers, evaluated, slices_folder
 from pipelines.console import table_console
 from pipelines.launch import DATAFLOW, add_runner_options, dry_run
+from pipelines.options import check_dates, instant_in
 from schemas.errors import EXIT_FAILED, EXIT_OK, ConfigError, shown
 from schemas.fields import MAX_WHOLE, NAME
-from schemas.instants import DAY_MS, date_of, format_instant, parse_date, parse_instant
+from schemas.instants import DAY_MS, date_of, format_instant, parse_date
 from transforms.archive_files import check_archive_path, dates_of
 from transforms.session_files import check_sessions_path, pending_table, put_in_place
 from transforms.session_found import Plan
@@ -102,15 +103,7 @@ class Config:
         if self.version is not None and not 1 <= self.version <= MAX_WHOLE:
             msg = f"--version == {self.version}, must be a whole number, at least 1"
             raise ConfigError(msg)
-        for option, date in (("--from", self.first), ("--to", self.last)):
-            try:
-                _ = date is None or parse_date(date)
-            except ValueError as error:
-                msg = f"{option} == {shown(date)}, {error}"
-                raise ConfigError(msg) from error
-        if self.first is not None and self.last is not None and self.first > self.last:
-            msg = f"--from == {self.first}, must be at most --to == {self.last}"
-            raise ConfigError(msg)
+        check_dates(self.first, self.last)
         _ = self.start
         for option, path in (("--archive", self.archive), ("--sessions", self.sessions)):
             if self.runner == DATAFLOW and "://" not in path:
@@ -120,11 +113,7 @@ class Config:
     @property
     def start(self) -> int | None:
         """When the experiment began, ms UTC, where that is told."""
-        try:
-            return None if self.starts is None else parse_instant(self.starts)
-        except ValueError as error:
-            msg = f"--starts == {shown(self.starts)}, {error}"
-            raise ConfigError(msg) from error
+        return instant_in("--starts", self.starts, None)
 
     def plan(self, first: str, last: str, to: str) -> Plan:
         """The plan of a small run, which writes the table to a file."""

@@ -22,10 +22,11 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.options import instant_in
 from pipelines.release_report import Answer, State, compare, document_of, history, status, told
 from rules import CATALOGUE_PATH
 from schemas.errors import EXIT_OK, ConfigError, shown
-from schemas.instants import clock_ms, format_instant, parse_instant
+from schemas.instants import clock_ms, format_instant
 from schemas.release import Action, Change, Pointer, sha256_of
 from schemas.rules import parse_rules
 from schemas.safe_yaml import MAX_BYTES
@@ -94,11 +95,7 @@ class Config:
 
     def instant(self, now: int) -> int:
         """The instant asked for, ``now`` when none was; ms UTC."""
-        try:
-            return now if self.at is None else parse_instant(self.at)
-        except ValueError as error:
-            msg = f"--at == {shown(self.at)}, {error}"
-            raise ConfigError(msg) from error
+        return instant_in("--at", self.at, now)
 
     @property
     def who(self) -> str:

@@ -272,7 +272,7 @@ def test_a_person_reads_a_table(archive: pathlib.Path, capsys: pytest.CaptureFix
     [
         (("--from", "May"), "--from == 'May', must be a date such as 2026-05-01"),
         (("--to", "2026-13-01"), "--to == '2026-13-01', "),
-        (("--from", "2026-05-02", "--to", "2026-05-01"), "--to == 2026-05-01, must not be before --from == 2026-05-02"),
+        (("--from", "2026-05-02", "--to", "2026-05-01"), "--from == 2026-05-02, must be at most --to == 2026-05-01"),
         (("--top", "0"), "--top == 0, must be at least 1"),
     ],
 )
