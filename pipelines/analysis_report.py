@@ -13,7 +13,7 @@ from rich.text import Text
 
 from experiments.metrics import SHARES
 from experiments.wording import change_text, count_text, interval_text, level_text, number_text, p_text, percent_text, share_text
-from pipelines.console import WIDE_COLUMNS, table_console
+from pipelines.console import WIDE_COLUMNS, say, table_console
 
 _ROOMY_COLUMNS: Final = 100
 
@@ -21,17 +21,17 @@ _ROOMY_COLUMNS: Final = 100
 def show(document: Mapping[str, Any], out: Console | None = None) -> None:
     """Print the document. Of an experiment that must not be read no effect is printed, only why."""
     out = out or table_console()
-    out.print(_population(document))
+    say(out, _population(document))
     out.print(srm_table(document["srm"]))
     if document["readable"]:
         _show_effects(document, out)
     else:
         out.print("must not be read, so no effect is shown:", style="bold red")
         for reason in document["reasons"]:
-            out.print(Text(f"- {reason}"), soft_wrap=True)
-        out.print("the numbers are in --json under withheld")
+            say(out, f"- {reason}")
+        say(out, "the numbers are in --json under withheld")
     for warning in document["warnings"]:
-        out.print(Text(f"note: {warning}"), soft_wrap=True)
+        say(out, f"note: {warning}")
 
 
 def srm_table(srm: Mapping[str, Any]) -> Table:
@@ -47,7 +47,7 @@ def srm_table(srm: Mapping[str, Any]) -> Table:
     return table
 
 
-def _population(document: Mapping[str, Any]) -> Text:
+def _population(document: Mapping[str, Any]) -> str:
     population = document["population"]
     everyone, core = sum(population["all"].values()), sum(population["triggered"].values())
     rate = "" if population["trigger_rate"] is None else f" ({share_text(population['trigger_rate'])})"
@@ -59,7 +59,7 @@ def _population(document: Mapping[str, Any]) -> Text:
         if population["units_in_both_arms"]
         else "",
     ]
-    return Text("; left out: ".join(filter(None, [told, " and ".join(filter(None, left_out))])))
+    return "; left out: ".join(filter(None, [told, " and ".join(filter(None, left_out))]))
 
 
 def _show_effects(document: Mapping[str, Any], out: Console) -> None:
@@ -69,36 +69,34 @@ def _show_effects(document: Mapping[str, Any], out: Console) -> None:
     _show_reasons(document["metrics"], document["warnings"], out)
     primary, sequential = document["metrics"]["vehicles_viewed"], document["sequential"]
     if sequential["ci"] is None:
-        out.print(Text(f"always valid: {sequential['reason']}"), soft_wrap=True)
+        say(out, f"always valid: {sequential['reason']}")
     else:
         looks = count_text(sequential["looks"], "look")
-        out.print(
+        say(
+            out,
             f"always valid ({looks}): effect on vehicles_viewed {number_text(primary['effect'], primary['se'], sign=True)}, "
             f"{level} {interval_text(sequential['ci'], primary['se'])}, p {p_text(sequential['p'])}",
-            highlight=False,
-            soft_wrap=True,
         )
     _show_cuped(document["cuped"], level, out)
     for each in document["guardrails"]:
         verdict = {None: each["reason"], True: "passed", False: "not passed"}[each["passed"]]
-        out.print(f"guardrail: {each['metric']} loses less than {percent_text(each['margin'])}: {verdict} (p {p_text(each['p'])})")
+        say(out, f"guardrail: {each['metric']} loses less than {percent_text(each['margin'])}: {verdict} (p {p_text(each['p'])})")
     if document["segments"]:
         out.print(_segments(document, level, wide=wide, roomy=roomy))
         _show_reasons(document["segments"], document["warnings"], out)
         interaction = document["interaction"]
         told = interaction["reason"] if interaction["p"] is None else f"p {p_text(interaction['p'])}"
-        out.print(f"effects differ between segments: {told}", soft_wrap=True)
+        say(out, f"effects differ between segments: {told}")
 
 
 def _show_cuped(cuped: Mapping[str, Any], level: str, out: Console) -> None:
     if cuped["p"] is None:
         return
     narrower = "" if cuped["variance_ratio"] is None else f", variance × {cuped['variance_ratio']:.2f}"
-    out.print(
+    say(
+        out,
         f"adjusted by what was known before (CUPED): {number_text(cuped['effect'], cuped['se'], sign=True)}, {level} "
         f"{interval_text(cuped['ci'], cuped['se'])}, p {p_text(cuped['p'])}{narrower}",
-        highlight=False,
-        soft_wrap=True,
     )
 
 
@@ -162,7 +160,7 @@ def _show_reasons(parts: Mapping[str, Mapping[str, Any]], warnings: Sequence[str
         if part["reason"] and not any(warning.startswith(part["reason"]) for warning in warnings):
             names.setdefault(part["reason"], []).append(name)
     for reason, of in names.items():
-        out.print(Text(f"{', '.join(of)}: {reason}"), soft_wrap=True)
+        say(out, f"{', '.join(of)}: {reason}")
 
 
 def _table(title: str, columns: Sequence[str], level: str, *, roomy: bool) -> Table:

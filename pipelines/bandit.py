@@ -21,7 +21,7 @@ from experiments.off_policy import Value, always, value_of
 from experiments.rewards import OVERALL, Rewards
 from experiments.wording import NONE, number_text, share_text
 from pipelines.arms_file import ArmsFile, read_arms
-from pipelines.console import table_console
+from pipelines.console import say, table_console
 from pipelines.experiments_writer import Held, hold, write
 from schemas.errors import EXIT_OK, ConfigError, shown
 from schemas.experiment import METRICS, Bandit, Experiment, Metric
@@ -164,9 +164,9 @@ def show(document: Mapping[str, Any]) -> None:
     out.print(values)
     for name, value in document["values"].items():
         if value["reason"]:
-            out.print(f"{name}: {value['reason']}")
+            say(out, f"{name}: {value['reason']}")
     if document.get("applied"):
-        out.print(f"written: version {document['version_after']} of the experiments file")
+        say(out, f"written: version {document['version_after']} of the experiments file")
 
 
 def _basis(sessions: int, logged: int) -> str:

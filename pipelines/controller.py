@@ -25,7 +25,7 @@ from experiments.sessions import Ints, Sessions, triggered
 from experiments.settings import AnalysisSettings
 from experiments.units import screened
 from experiments.wording import number_text
-from pipelines.console import table_console
+from pipelines.console import say, table_console
 from pipelines.decisions_log import PENDING, append, check_log, stages_of
 from pipelines.experiments_writer import Held, hold, write
 from pipelines.options import instant_in
@@ -219,12 +219,12 @@ def show(document: Mapping[str, Any]) -> None:
         table.add_row(each["segment"], each["action"], ramp + off, f"{each['sessions']:,}", *figures, each["reason"])
     out.print(table if document["decisions"] else "no segments, in the file or in the table")
     for reason in document["reasons"]:
-        out.print(f"not readable: {reason}")
+        say(out, f"not readable: {reason}")
     wanted = sum(each["action"] in {"ramp_up", "roll_back"} for each in document["decisions"])
     if document["applied"]:
-        out.print(f"written: version {document['version_after']} of the experiments file")
+        say(out, f"written: version {document['version_after']} of the experiments file")
     elif wanted:
-        out.print(f"{wanted} to change: --mode act writes the experiments file")
+        say(out, f"{wanted} to change: --mode act writes the experiments file")
 
 
 def _act(held: Held, after: Experiments, document: Mapping[str, Any], log: str) -> None:

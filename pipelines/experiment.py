@@ -23,7 +23,7 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 from rich.table import Table
 
 from pipelines.batch import add_workers_option, batch_options, check_workers, evaluated, slices_folder
-from pipelines.console import table_console
+from pipelines.console import say, table_console
 from pipelines.launch import DATAFLOW, add_runner_options, dry_run
 from pipelines.options import check_dates, instant_in
 from schemas.errors import EXIT_FAILED, EXIT_OK, ConfigError, shown
@@ -216,9 +216,9 @@ def show(document: dict[str, Any]) -> None:
     """Print how many rows there are, and what became of the exposures."""
     out = table_console()
     of = f"{document['experiment']} version {document['version']}" if document["experiment"] else "all sessions"
-    out.print(f"{of}, since {document['starts']}: {document['rows']:,} rows to {document['sessions']}", soft_wrap=True)
+    say(out, f"{of}, since {document['starts']}: {document['rows']:,} rows to {document['sessions']}")
     for arm, rows in document["arms"].items():
-        out.print(f"  {arm}: {rows:,}")
+        say(out, f"  {arm}: {rows:,}")
     exposures = document["exposures"]
     table = Table(title="exposures read" if exposures["holds"] else "THE BALANCE DOES NOT HOLD", title_justify="left")
     table.add_column("exposures")
@@ -229,11 +229,11 @@ def show(document: dict[str, Any]) -> None:
             table.add_row(text, f"{exposures[use]:,}")
     out.print(table)
     if document["copies"]:
-        out.print(f"{document['copies']:,} copies of events were left out")
+        say(out, f"{document['copies']:,} copies of events were left out")
     for of, text in CLICKS.items():
         if document[of]:
-            out.print(f"{document[of]:,} clicks {text}")
-    out.print(f"{document['seconds']:.1f} s")
+            say(out, f"{document[of]:,} clicks {text}")
+    say(out, f"{document['seconds']:.1f} s")
 
 
 def _summary(config: Config, options: PipelineOptions, plan: Plan, items: Sequence[Item]) -> Summary:

@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from experiments.wording import NONE, count_text, percent_text, share_text
-from pipelines.console import table_console
+from pipelines.console import say, table_console
 
 _FACTS: Final[Mapping[str, Callable[[float], str]]] = {
     "mean": "{:,.4g}".format,
@@ -25,7 +25,7 @@ def show(document: dict[str, Any]) -> None:
     out, sources = table_console(), document["sources"]
     weights = ",".join(f"{weight:g}" for weight in document["weights"])
     judged = f"alpha {document['alpha']:g}, power {document['power']:g}, weights {weights}"
-    out.print(f"{document['metric']} by {document['unit']}: {judged}")
+    say(out, f"{document['metric']} by {document['unit']}: {judged}")
     facts = Table(box=box.SIMPLE_HEAD)
     facts.add_column("")
     facts.add_column("value", justify="right")
@@ -37,7 +37,7 @@ def show(document: dict[str, Any]) -> None:
     if document["design_effects"]:
         effects = document["design_effects"].items()
         texts = [f"{unit} {each['reason'] or format(each['factor'], '.2f')}" for unit, each in effects]
-        out.print(f"design effect by unit, by A/A replays of the table: {', '.join(texts)}")
+        say(out, f"design effect by unit, by A/A replays of the table: {', '.join(texts)}")
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("effect to find", "absolute", "triggered sessions", "all sessions", "days"):
         table.add_column(column, justify="right")
@@ -53,6 +53,6 @@ def show(document: dict[str, Any]) -> None:
     if planned := document["planned"]:
         days = "" if planned["days"] is None else f", {count_text(planned['days'], 'day')}"
         found = percent_text(float(f"{planned['mde']:.3g}"))
-        out.print(f"{planned['planned_sessions']:,} triggered sessions{days}: find an effect of {found}")
+        say(out, f"{planned['planned_sessions']:,} triggered sessions{days}: find an effect of {found}")
     for warning in document["warnings"]:
-        out.print(f"note: {warning}")
+        say(out, f"note: {warning}")

@@ -19,7 +19,7 @@ from experiments.srm import ALERT, sequential_srm, srm_of
 from experiments.units import MOST_IN_BOTH_ARMS, screened
 from experiments.wording import p_text, percent_text
 from pipelines.analysis_report import srm_table
-from pipelines.console import table_console
+from pipelines.console import say, table_console
 from pipelines.sessions_file import ARMS, read_sessions_file
 from pipelines.table_options import Progress, add_table_options, arms_in, numbers_in, tell_unknown
 from schemas.errors import EXIT_OK, ConfigError, shown
@@ -117,11 +117,11 @@ def show(document: dict[str, Any]) -> None:
     if document["alert"]:
         wrong.append(f"mismatch: a p-value is below {ALERT}")
     if "counts" in document:
-        out.print(f"p {p_text(document['p'])}, always valid p {p_text(document['sequential_p'])}")
+        say(out, f"p {p_text(document['p'])}, always valid p {p_text(document['sequential_p'])}")
     else:
         out.print(srm_table(document))
-        out.print(f"{document['units']:,} {document['unit']}s, {document['units_in_both_arms']:,} of them in both arms")
+        say(out, f"{document['units']:,} {document['unit']}s, {document['units_in_both_arms']:,} of them in both arms")
         if document["units_in_both_arms"] > MOST_IN_BOTH_ARMS * document["units"]:
             wrong.append(f"more than {percent_text(MOST_IN_BOTH_ARMS)} of the {document['unit']}s were in both arms")
     good = "no mismatch" if document["reason"] is None else f"{document['reason']}: nothing can be told"
-    out.print(f"{'; '.join(wrong)}: no effect can be believed" if wrong else good)
+    say(out, f"{'; '.join(wrong)}: no effect can be believed" if wrong else good)
