@@ -30,6 +30,11 @@ class Rewards(NamedTuple):
     probability: Floats
     metric: Metric = "clicks"
 
+    @property
+    def unseen(self) -> list[str]:
+        """The arms that have no sessions."""
+        return [name for code, name in enumerate(self.arms) if not (self.arm == code).any()]
+
     def where(self, chosen: Flags) -> Rewards:
         """The sessions that are chosen, by flags of shape (n,); codes keep their meaning."""
         arrays: dict[str, Any] = {name: each[chosen] for name, each in self._asdict().items() if isinstance(each, np.ndarray)}

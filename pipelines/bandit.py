@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -97,6 +98,8 @@ def run(argv: Sequence[str]) -> int:
     weights = config.weights or _weights(experiment, names)
     table = read_arms(config.sessions, bandit.metric, names, weights)
     check_floor(bandit.floor, len(table.rewards.arms))
+    for arm in table.rewards.unseen:
+        print(f"{config.sessions}: has no sessions of arm {shown(arm)}: a new arm, or a name that is wrong", file=sys.stderr)
     document = document_of(table, bandit, config.seed, weights)
     if held is not None and experiment is not None:
         document |= _applied(held, experiment, document["allocation"], apply=config.apply)

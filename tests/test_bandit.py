@@ -416,6 +416,14 @@ def test_the_document_tells_arms_shares_and_values(tmp_path: pathlib.Path, capsy
     assert "by logged probabilities of 600 sessions drawing" in " ".join(printed.split())
 
 
+def test_an_arm_without_sessions_is_told(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = table(tmp_path / "s.csv", rows_of())
+    assert run(["bandit", "--sessions", path, "--arms", "highest_score,nosuch", "--json"]) == 0
+    said = capsys.readouterr()
+    assert said.err == f"{path}: has no sessions of arm 'nosuch': a new arm, or a name that is wrong\n"
+    assert json.loads(said.out)["overall"]["arms"]["nosuch"]["sessions"] == 0
+
+
 def test_where_some_sessions_go_by_the_weights_both_numbers_are_told(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
