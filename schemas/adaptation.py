@@ -42,6 +42,9 @@ def by_segment(node: Node, path: str, parse: Callable[[Node, str], Any]) -> dict
 def check_allocation(node: Node, path: str, experiment: Experiment) -> None:
     """Every arm of every allocation has its floor, and each adds up to 1."""
     bandit, names = experiment.bandit, [arm.name for arm in experiment.arms]
+    if bandit is not None and experiment.controller is not None:
+        must = "must be absent where there is a controller: one of them decides who is shown what"
+        raise fields.fault(fields.child_of(node, "bandit"), f"{path}.bandit", must)
     if bandit is not None and bandit.floor * len(names) >= 1:
         must = f"must be below 1/{len(names)}: each of the {len(names)} arms gets it, and some must be left to share out"
         raise fields.in_effect(fields.child_of(node, "bandit"), f"{path}.bandit", "floor", bandit.floor, must)

@@ -153,13 +153,13 @@ class Service:
             experiments = self._parts.experiments()
             if experiments is not None:
                 user = request.user_id or request.anonymous_id
-                first = read.segments[0].name if read.segments else None
-                assignment = assign(experiments, settings.layer, session=request.session_id, user=user, now=now, segment=first)
+                highest = read.segments[0].name if read.segments else None
+                assignment = assign(experiments, settings.layer, session=request.session_id, user=user, now=now, segment=highest)
                 policy = assignment.policy or policy
                 file_version = experiments.version
             featured = feature(ask, policy, inventory)
             if experiments is not None:
-                assignment = _gated(assignment, featured, ask, experiments)
+                assignment = _gated(assignment, featured, highest, experiments)
         except Exception as fault:
             self._fault("assignment", fault)
             assignment = _NOBODY._replace(shows=False, reason="fault")
@@ -225,13 +225,12 @@ class Service:
         _log.error("%s: %s, the default is served", where, type(fault).__name__)  # its text may hold what was asked
 
 
-def _gated(assignment: Assignment, featured: Featured, ask: Ask, experiments: Experiments) -> Assignment:
+def _gated(assignment: Assignment, featured: Featured, highest: str | None, experiments: Experiments) -> Assignment:
     """The assignment by the flags of the segments chosen: a request is out of the experiment when one of its places is.
 
-    Where no segment could be fulfilled it goes by the one that would have come first, in every arm.
+    Where no segment could be fulfilled it goes by the visitor's highest, in every arm, as the sessions table does.
     """
-    first = ask.wishes[0].name if ask.wishes else None
-    for segment in dict.fromkeys(position.segment or first for position in featured.positions):
+    for segment in dict.fromkeys(position.segment or highest for position in featured.positions):
         assignment = with_segment(assignment, segment, experiments)
     return assignment
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pathlib
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -96,20 +97,15 @@ def test_a_file_is_read_with_its_defaults() -> None:
 
 
 def test_a_controller_a_bandit_and_its_allocation_are_read_with_their_defaults() -> None:
-    assert parse(one(", controller: {}, bandit: {}")).experiments[0][-3:] == (
-        Controller("ask", 1_000, None, 0.05),
-        Bandit("clicks", 0.05, 0.1),
-        {},
-    )
-    extra = (
-        ", controller: {mode: act, min_sessions: 7, planned_sessions: 900, alpha: 0.1}"
-        ", bandit: {metric: lead, floor: 0, holdout: 0.25}, allocation: {suv: {treatment: 1, control: 0}}"
-    )
-    assert parse(one(extra)).experiments[0][-3:] == (
-        Controller("act", 7, 900, 0.1),
-        Bandit("lead", 0.0, 0.25),
-        {"suv": {"treatment": 1.0, "control": 0.0}},
-    )
+    def read(extra: str) -> tuple[Any, ...]:
+        return parse(one(extra)).experiments[0][-3:]
+
+    assert read(", controller: {}") == (Controller("ask", 1_000, None, 0.05), None, {})
+    assert read(", bandit: {}") == (None, Bandit("clicks", 0.05, 0.1), {})
+    settled = ", controller: {mode: act, min_sessions: 7, planned_sessions: 900, alpha: 0.1}"
+    assert read(settled) == (Controller("act", 7, 900, 0.1), None, {})
+    settled = ", bandit: {metric: lead, floor: 0, holdout: 0.25}, allocation: {suv: {treatment: 1, control: 0}}"
+    assert read(settled) == (None, Bandit("lead", 0.0, 0.25), {"suv": {"treatment": 1.0, "control": 0.0}})
     nothing = ", controller: null, bandit: null, allocation: {}"
     assert parse(one(nothing)) == parse(one())
 
@@ -223,6 +219,7 @@ REFUSED = [
     (one(", bandit: {floor: 0.5}"), "experiments[0].bandit.floor == 0.5, must be below 1/2: each of the 2 arms gets it"),
     (one(", allocation: {suv: {control: 0.5, treatment: 0.5}}"), "experiments[0].allocation == "),
     (one(", allocation: {suv: {control: 0.5, treatment: 0.5}}"), "must be absent without bandit"),
+    (one(", controller: {}, bandit: {}"), "experiments[0].bandit == {}, must be absent where there is a controller"),
     (one(", bandit: {}, allocation: [suv]"), "experiments[0].allocation == ['suv'], must be a mapping of at most 500 segments"),
     (one(", bandit: {}, allocation: {Suv: {}}"), "allocation.Suv == {}, must stand under a segment's name"),
     (one(", bandit: {}, allocation: {suv: 1}"), "allocation.suv == 1, must be a mapping of arms to probabilities"),
@@ -337,7 +334,7 @@ def files(draw: st.DrawFn) -> Experiments:
                     running,
                     starts,
                     ends,
-                    draw(st.none() | CONTROLLERS),
+                    None if bandit else draw(st.none() | CONTROLLERS),
                     bandit,
                     allocation,
                 )

@@ -13,6 +13,7 @@ from rules import RULES_PATH
 from schemas.errors import StoreUnavailableError
 from schemas.experiments import Experiments, parse_experiments
 from schemas.profile_row import Membership, ProfileRow, SegmentSpans, Span
+from schemas.release import Release
 from schemas.settings import Settings
 from serving.inventory import Inventory, load_inventory
 from serving.messages import FeaturedRequest
@@ -88,6 +89,7 @@ def served(
     rows: Members,
     running: Experiments | None = None,
     box: Box | None = None,
+    release: Release = RELEASE,
     **asked: Any,
 ) -> tuple[Chosen, list[dict[str, Any]]]:
     """What a request of session ``s1`` comes to, and the impressions of it."""
@@ -101,7 +103,7 @@ def served(
             CATALOGUE,
             Settings(conflict_sample=1.0),
             Metrics(),
-            rules=lambda: RELEASE,
+            rules=lambda: release,
             experiments=lambda: running,
             inventory=lambda: inventory,
             outbox=box,  # type: ignore[arg-type]
@@ -161,6 +163,18 @@ def test_a_segment_switched_off_does_not_come_in_by_a_lower_rung(inventory: Inve
     chosen, _ = served(inventory, Members("electric"), off, seen=seen)
     assert chosen.featured.positions[0].rung == "sponsored"
     assert chosen.assignment.reason == "segment_off"
+
+
+def test_where_no_segment_can_be_fulfilled_the_highest_counts_not_the_first_by_priority(inventory: Inventory) -> None:
+    rules = [rule._replace(priority=9) if rule.name == "electric" else rule for rule in RELEASE.active.rules]
+    release = RELEASE._replace(active=RELEASE.active._replace(rules=tuple(rules)))
+    nothing: dict[str, Any] = {"release": release, "filters": {"fuel_type": "hydrogen"}}
+    for off, reason in (("suv", "segment_off"), ("electric", "assigned")):
+        running = experiments(f"{{{off}: {{running: false}}}}")
+        chosen, _ = served(inventory, Members("suv", "electric"), running, **nothing)
+        assert chosen.ask.wishes[0].name == "electric"
+        assert chosen.featured.positions[0].segment is None
+        assert chosen.assignment.reason == reason
 
 
 POLICIES = """
