@@ -194,12 +194,13 @@ def test_readers_see_a_whole_pointer_while_it_is_written(releases: str) -> None:
 
 
 def write(folder: str, who: str) -> None:
-    """One process: its changes, from when the other is ready."""
+    """One process: its changes, from when the other is ready, and again from when the other has made one."""
     here = Path(folder).parent
-    (here / who).touch()
-    while not all((here / name).exists() for name in WRITERS):
-        time.sleep(0.001)
     for number in range(CHANGES):
+        if number < 2:
+            (here / f"{who}{number}").touch()
+            while not all((here / f"{name}{number}").exists() for name in WRITERS):
+                time.sleep(0.001)
         run(["canary", "2", "--percent", str(number), "--by", who, "--releases", folder, "--json"])
 
 
