@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.results import memory_mb, say, write_results
+from benchmarks.results import folder_at, memory_mb, say, write_results
 from schemas.instants import DAY_MS, parse_date
 
 DAYS: Final = 14
@@ -68,7 +68,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
 def run(argv: Sequence[str]) -> int:
     """Run it all; the exit status is 1 when it took too long or too much, or the peer found something else."""
     arguments = parse_args(argv)
-    with _folder(arguments.keep) as folder:
+    with folder_at(arguments.keep) as folder:
         results, documents = [], []
         for sessions in filter(None, (arguments.sessions, arguments.part)):
             for path in tables_of(folder, sessions, say):
@@ -205,16 +205,6 @@ def _as_text(table: Any) -> Any:
 
 def _median(runs: Sequence[tuple[Result, dict[str, Any]]]) -> tuple[Result, dict[str, Any]]:
     return sorted(runs, key=lambda each: each[0].seconds)[len(runs) // 2]
-
-
-@contextlib.contextmanager
-def _folder(keep: str | None) -> Iterator[Path]:
-    if keep is None:
-        with tempfile.TemporaryDirectory() as made:
-            yield Path(made)
-    else:
-        Path(keep).mkdir(parents=True, exist_ok=True)
-        yield Path(keep)
 
 
 def _table(results: Sequence[Result]) -> Table:

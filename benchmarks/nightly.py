@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -29,7 +29,7 @@ from rich.table import Table
 from benchmarks.archives import make_archive
 from benchmarks.kernel import rule_set, rules_text
 from benchmarks.peers import PLAIN_RULES, PeerResult, run_peer
-from benchmarks.results import memory_mb, say, write_results
+from benchmarks.results import folder_at, memory_mb, say, write_results
 from rules import CATALOGUE_PATH
 from schemas.instants import parse_date
 from schemas.release import Release
@@ -87,7 +87,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
 def run(argv: Sequence[str]) -> int:
     """Run it all; the exit status."""
     arguments = parse_args(argv)
-    with _folder(arguments.keep) as folder:
+    with folder_at(arguments.keep) as folder:
         once = _archive(folder / "once", arguments.events, arguments.users, say)
         twice = _archive(folder / "twice", 2 * arguments.events, 2 * arguments.users, say)
         date = dates_of(str(once))[-1]
@@ -218,16 +218,6 @@ def _agree(ours: dict[str, dict[str, int]], peers: Sequence[PeerResult]) -> bool
     names = ("tp", "fp", "fn", "tn", "members")
     theirs = [{segment: {name: getattr(row, name) for name in names} for segment, row in peer.counts.items()} for peer in peers]
     return all(each == {segment: {name: row[name] for name in names} for segment, row in ours.items()} for each in theirs)
-
-
-@contextlib.contextmanager
-def _folder(keep: str | None) -> Iterator[Path]:
-    if keep is None:
-        with tempfile.TemporaryDirectory() as made:
-            yield Path(made)
-    else:
-        Path(keep).mkdir(parents=True, exist_ok=True)
-        yield Path(keep)
 
 
 def _table(name: str, rows: Sequence[dict[str, Any]]) -> Table:

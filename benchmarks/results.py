@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -46,6 +48,17 @@ def machine() -> dict[str, Any]:
 def say(text: str) -> None:
     """Tell on stderr what is under way."""
     Console(stderr=True).print(f"[dim]… {text}[/]")
+
+
+@contextlib.contextmanager
+def folder_at(keep: str | None) -> Iterator[Path]:
+    """The folder to keep tables in, made if need be; ``None``: one that is gone afterwards."""
+    if keep is None:
+        with tempfile.TemporaryDirectory() as made:
+            yield Path(made)
+    else:
+        Path(keep).mkdir(parents=True, exist_ok=True)
+        yield Path(keep)
 
 
 def write_results(name: str, results: dict[str, Any]) -> Path:

@@ -19,7 +19,7 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from experiments.analysis import analyse
+from experiments.analysis import analysis_of
 from experiments.controller import Decision, Evidence, applied, decide, evidence_of, settings_of, srm_by_segment
 from experiments.sessions import Ints, Sessions, triggered
 from experiments.settings import AnalysisSettings
@@ -106,10 +106,11 @@ def run(argv: Sequence[str]) -> int:
         controller.planned_sessions,
         experiment=experiment.name,
     )
-    analysed = analyse(table.sessions, reading)
+    units = screened(table.sessions, experiment.unit)
+    analysed = analysis_of(units, reading)
     unusable = stopped(held.experiments, experiment, now) or _varying(table)
     stale = stale_reason(table.sessions, now, config.max_age_h)
-    core = triggered(screened(table.sessions, experiment.unit).sessions)
+    core = triggered(units.sessions)
     srm = srm_by_segment(core, experiment.unit, (control.weight, treatment.weight))
     decisions = decisions_of(experiment, analysed, fresh_of(core, steps), unusable, stale, srm)
     after = applied(held.experiments, experiment.name, decisions) if mode == "act" else held.experiments
