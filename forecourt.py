@@ -114,13 +114,13 @@ def segments(
     from pipelines.options import instant_in
     from schemas.instants import clock_ms, format_instant
     from schemas.pseudonym import Pseudonyms
-    from serving.keys import load_key
+    from serving.keys import load_ring
     from serving.segments import segments_document
     from serving.store import open_store
     from serving.withdrawn import withdrawn_in
 
     instant = instant_in("--at", at, clock_ms())
-    rows, pseudonyms = open_store(store), Pseudonyms(load_key(store))
+    rows, pseudonyms = open_store(store), Pseudonyms(load_ring(store))
     withdrawn = withdrawn_in(rows)
     refused = 0
     for users in _pages(_ids(user)):

@@ -25,7 +25,7 @@ from pipelines.market import Emission, Market, events_of
 from pipelines.pubsub import TopicSink, create_subscription
 from schemas.instants import DAY_MS, clock_ms, format_instant
 from schemas.pseudonym import Pseudonyms
-from serving.keys import KEY_VARIABLE, load_key
+from serving.keys import KEY_VARIABLE, load_ring
 from serving.store import Store, open_store
 from transforms.kernel import MAX_VIEWS
 
@@ -218,7 +218,7 @@ def _publish_steadily(topic: str, per_s: int, stop: threading.Event) -> None:
 
 def _probe(topic: str, store: Store, uri: str, seconds: float) -> list[float]:
     """Delays in ms from the publish call to the first read of the row that has the view."""
-    sink, pseudonyms, run = TopicSink(topic), Pseudonyms(load_key(uri)), secrets.token_hex(3)
+    sink, pseudonyms, run = TopicSink(topic), Pseudonyms(load_ring(uri)), secrets.token_hex(3)
     waiting: dict[str, tuple[float, int]] = {}
     delays: list[float] = []
     start = time.monotonic()

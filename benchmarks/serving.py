@@ -40,7 +40,7 @@ from pipelines.emulators import emulators
 from pipelines.listings import BODY_TYPES, FUEL_TYPES, write_listings
 from rules import RULES_PATH
 from schemas.instants import clock_ms
-from schemas.pseudonym import Pseudonyms, key_of
+from schemas.pseudonym import Pseudonyms, ring_of
 from serving.keys import KEY_VARIABLE
 from serving.segments import segments_at
 from serving.store import open_store
@@ -136,7 +136,7 @@ def run(argv: Sequence[str]) -> int:
         drawn = drawn_users(now)
         store = open_store(STORE)
         store.init()
-        fill(store, Pseudonyms(key_of(KEY, "benchmark")), drawn, arguments.users, say)
+        fill(store, Pseudonyms(ring_of(KEY, "benchmark")), drawn, arguments.users, say)
         store.close()
         keep_all_cells(endpoints.bigtable)
         results: dict[str, Any] = {

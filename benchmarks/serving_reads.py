@@ -31,7 +31,7 @@ from benchmarks.results import percentile
 from benchmarks.serving_rows import user_id
 from schemas.instants import clock_ms
 from schemas.pseudonym import Pseudonyms
-from serving.keys import load_key
+from serving.keys import load_ring
 from serving.reader import SegmentReader
 from serving.store.bigtable import newest_until
 from serving.store.rows import open_rows
@@ -81,7 +81,7 @@ async def turn_of(who: str, read: Read, users: Iterator[User], at_once: int, sec
 
 async def measure(store: str, count: int, seconds: float, rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
     """All turns and what they come to."""
-    pseudonym = Pseudonyms(load_key(store))
+    pseudonym = Pseudonyms(load_ring(store))
     users = [(user_id(number), pseudonym(user_id(number))) for number in range(count)]
     random.Random(1).shuffle(users)
     project, *names = store.removeprefix("bigtable://").split("/")

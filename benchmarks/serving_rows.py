@@ -22,8 +22,8 @@ from schemas.pseudonym import Pseudonyms
 from serving.segments import segments_at
 from serving.store import RowUpdate, Store
 from transforms.canary import prepared
+from transforms.rows import update_of
 from transforms.rules_file import load_catalogue, load_release
-from transforms.windows import update_of
 
 INSTANCE: Final = "demo/demo"
 DRAWN_USERS: Final = 2_000  # as many differ; the others' rows are those of one of them

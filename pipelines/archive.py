@@ -22,7 +22,7 @@ from pipelines.source import ReadEvents, check_source, file_path
 from rules import CATALOGUE_PATH
 from schemas.errors import EXIT_FAILED, EXIT_OK, ConfigError
 from schemas.instants import clock_ms
-from serving.keys import load_key
+from serving.keys import load_ring
 from serving.store import check_uri
 from transforms.archive import FLUSH_EVENTS, FLUSH_SECONDS, MAX_BUFFERED, WriteArchive
 from transforms.archive_files import check_archive_path, prepare_archive
@@ -138,7 +138,7 @@ def run(argv: Sequence[str]) -> int:
     options.view_as(StandardOptions).streaming = config.live
     if config.dry_run:
         return dry_run(lambda pipeline: build(pipeline, config))
-    load_key(config.key_of or "")
+    load_ring(config.key_of or "")
     check_source(config.source)
     prepare_archive(config.archive, clock_ms())
     finished = launched(config.runner, options, lambda pipeline: build(pipeline, config), "archive")

@@ -39,7 +39,7 @@ from schemas.rules import RuleSet
 from schemas.settings import Settings
 from serving.featured import Ask, Position, feature
 from serving.inventory import Inventory, load_inventory
-from serving.keys import KEY_VARIABLE, load_key
+from serving.keys import KEY_VARIABLE, load_ring
 from serving.segments import Segment, segments_at
 from serving.store import Store, open_store
 from serving.wishes import wishes_of
@@ -215,7 +215,7 @@ def _watch(config: Config, store: Store, console: Console) -> None:
         publisher = threading.Thread(target=lambda: status.append(simulate.run(publish)))
         publisher.start()
     users = [f"{kind}{number}" for number in range(config.users) for kind in "ua"]  # as the simulation names them
-    pseudonyms = Pseudonyms(load_key(_TABLE))
+    pseudonyms = Pseudonyms(load_ring(_TABLE))
     last, seen = -1, 0
     quiet_since = time.monotonic()
     with Live(console=console, refresh_per_second=2, transient=True) as live:
@@ -236,7 +236,7 @@ def _watch(config: Config, store: Store, console: Console) -> None:
 
 def _show_result(config: Config, store: Store, uri: str, console: Console) -> None:
     users = _users_in(config.folder / "truth.jsonl.gz")
-    pseudonyms = Pseudonyms(load_key(uri))
+    pseudonyms = Pseudonyms(load_ring(uri))
     found = store.read_rows([pseudonyms(user) for user in users])
     rows = [(user, found[pseudonyms(user)]) for user in users]
     now = clock_ms()

@@ -38,7 +38,7 @@ from serving.access_file import AccessFile
 from serving.experiments_file import ExperimentsFile
 from serving.gateway import Door, build_app
 from serving.inventory_file import InventoryFile
-from serving.keys import load_key
+from serving.keys import load_ring
 from serving.messages import FeaturedRequest
 from serving.metrics import Measure, Metrics
 from serving.outbox import Outbox
@@ -167,7 +167,7 @@ class Lifespan:
 @contextlib.asynccontextmanager
 async def serving(config: Config, catalogue: Catalogue, settings: Settings) -> AsyncIterator[falcon.asgi.App]:
     """The app, with everything that it needs at work, warmed up; ended in order afterwards."""
-    metrics, store, pseudonyms = Metrics(), open_store(config.store), Pseudonyms(load_key(config.store))
+    metrics, store, pseudonyms = Metrics(), open_store(config.store), Pseudonyms(load_ring(config.store))
     store.check()
 
     def failed(what: str) -> Callable[[], None]:

@@ -23,7 +23,7 @@ from pipelines.source import ReadEvents, check_source, file_path
 from rules import CATALOGUE_PATH, RULES_PATH
 from schemas.errors import EXIT_FAILED, ConfigError, shown
 from schemas.instants import parse_instant
-from serving.keys import load_key
+from serving.keys import load_ring
 from serving.store import check_uri, open_store
 from transforms.decode import DecodeEvents
 from transforms.pseudonymise import Pseudonymise
@@ -116,7 +116,7 @@ def run(argv: Sequence[str]) -> int:
     options.view_as(StandardOptions).streaming = config.live
     if config.dry_run:
         return dry_run(lambda pipeline: build(pipeline, config))
-    load_key(config.store)
+    load_ring(config.store)
     check_source(config.source)
     open_store(config.store).check()
     path = file_path(config.source)

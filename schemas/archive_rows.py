@@ -21,6 +21,8 @@ from schemas.tables import archive_schema
 from schemas.view import pack_attributes, unpack_attributes
 
 _ROWS_AT_ONCE: Final = 10_000
+_SEALED: Final = ("sealed_user_id", "sealed_anonymous_id")
+_PLAIN: Final = ("event_id", "event_type", "event_time", "user_id", "anonymous_id", "session_id", "listing_id", *_SEALED)
 _NEVER: Final = np.iinfo(np.int64).max
 
 Row = Mapping[str, Any]
@@ -37,7 +39,7 @@ def archive_table(events: Sequence[Event], catalogue: Catalogue, received_at: Se
         "experiment": [None if event.experiment is None else json.dumps(event.experiment, sort_keys=True) for event in events],
         "received_at": received_at,
     }
-    for name in ("event_id", "event_type", "event_time", "user_id", "anonymous_id", "session_id", "listing_id"):
+    for name in _PLAIN:
         columns[name] = [getattr(event, name) for event in events]
     arrays = {name: pa.array(values, schema.field(name).type) for name, values in columns.items()}
     fields = [pa.array([each.get(field.name) for each in attributes], field.type) for field in struct]
@@ -61,6 +63,8 @@ def events_of(table: pa.Table) -> Iterator[Event]:
             _packed(row),
             None if row["experiment"] is None else json.loads(row["experiment"]),
             pseudonymised=True,
+            sealed_user_id=row.get("sealed_user_id"),
+            sealed_anonymous_id=row.get("sealed_anonymous_id"),
         )
 
 
@@ -71,7 +75,11 @@ def conformed(table: pa.Table, catalogue: Catalogue) -> pa.Table:
     attributes = table["attributes"].combine_chunks()
     # Not a cast alone: it would read the text "12" as a number.
     arrays = [pc.struct_field(attributes, field.name) if field in held else pa.nulls(len(table), field.type) for field in wanted]
-    return table.set_column(place, "attributes", pa.StructArray.from_arrays(arrays, fields=wanted)).cast(schema)
+    table = table.set_column(place, "attributes", pa.StructArray.from_arrays(arrays, fields=wanted))
+    for name in _SEALED:  # an archive of version 0.1.0 has none
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(len(table), pa.binary()))
+    return table.select(schema.names).cast(schema)
 
 
 def deduplicated(table: pa.Table) -> pa.Table:

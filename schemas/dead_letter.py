@@ -6,16 +6,20 @@ The payload has pseudonyms for ids and only what an event may hold, so it can be
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import re
+from base64 import b64encode
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
 
 from schemas.catalogue import Catalogue
 from schemas.event import MAX_EXPERIMENT_BYTES, MAX_ID_BYTES, WireEvent
-from schemas.pseudonym import is_pseudonym, replaced
+from schemas.pseudonym import Pseudonyms, is_pseudonym, replaced
 
 _IDENTITIES: Final = ("user_id", "anonymous_id")
+_SEALED: Final = ("sealed_user_id", "sealed_anonymous_id")
+_SEALED_TEXT: Final = re.compile(r"[A-Za-z0-9+/]{1,512}={0,2}", re.ASCII)
 
 REASONS: Final = {
     "not_utf8": "the message is not UTF-8 text",
@@ -47,35 +51,40 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     payload: dict[str, Any] | None
 
 
-def sanitised_payload(raw: Any, catalogue: Catalogue, pseudonym: Callable[[str], str]) -> dict[str, Any] | None:
+def sanitised_payload(raw: Any, catalogue: Catalogue, pseudonyms: Pseudonyms) -> dict[str, Any] | None:
     """What may be kept of a parsed message: known fields of bearable size, ids as pseudonyms; ``None`` when it is no object.
 
-    ``pseudonym`` maps a raw id to its pseudonym. A raw id is replaced wherever a field, or a key or value of the
-    experiment, equals it, also when the id itself is too bad to be kept.
+    Ids that are kept as pseudonyms are kept sealed too, as in an event. A raw id is replaced wherever a field, or a key or
+    value of the experiment, equals it, also when the id itself is too bad to be kept.
     """
     if not isinstance(raw, dict):
         return None
-    pseudonyms: dict[Any, str] = {}
+    known: dict[Any, str] = {}
     for raw_id in _scalars([raw.get(name) for name in _IDENTITIES]):
         text = str(raw_id)
         if text and _encodable(text):
-            pseudonyms[raw_id] = pseudonyms[text] = text if is_pseudonym(text) else pseudonym(text)
+            known[raw_id] = known[text] = text if is_pseudonym(text) else pseudonyms(text)
     kept: dict[str, Any] = {}
     for name in WireEvent.__struct_fields__:
         value = raw.get(name)
         if name in _IDENTITIES:
-            if isinstance(value, str | int | float) and _bearable(value) and value in pseudonyms:
-                kept[name] = pseudonyms[value]
+            if isinstance(value, str | int | float) and _bearable(value) and value in known:
+                kept[name] = known[value]
+                if not is_pseudonym(str(value)):
+                    kept[f"sealed_{name}"] = b64encode(pseudonyms.seal(str(value))).decode()
+        elif name in _SEALED:
+            if raw.get("pseudonymised") is True and isinstance(value, str) and _SEALED_TEXT.fullmatch(value):
+                kept[name] = value
         elif name == "attributes":
             if isinstance(value, dict):
-                known = {key: item for key, item in value.items() if key in catalogue.attributes and _bearable(item)}
-                kept[name] = {key: replaced(item, pseudonyms) for key, item in known.items()}
+                bearable = {key: item for key, item in value.items() if key in catalogue.attributes and _bearable(item)}
+                kept[name] = {key: replaced(item, known) for key, item in bearable.items()}
         elif name == "experiment":
             if isinstance(value, dict) and len(json.dumps(value)) <= MAX_EXPERIMENT_BYTES:
                 if _encodable(json.dumps(value, ensure_ascii=False)):
-                    kept[name] = replaced(value, pseudonyms)
+                    kept[name] = replaced(value, known)
         elif name in raw and _bearable(value):
-            kept[name] = replaced(value, pseudonyms)
+            kept[name] = replaced(value, known)
     return {**kept, "pseudonymised": True}
 
 

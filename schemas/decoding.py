@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -14,7 +13,7 @@ from schemas.dead_letter import DeadLetter, sanitised_payload, shows_an_id
 from schemas.errors import EventError, shown
 from schemas.event import FUTURE_TOLERANCE_MS, MAX_DEPTH, MAX_EXPERIMENT_BYTES, MAX_ID_BYTES, MAX_MESSAGE_BYTES, Event, WireEvent
 from schemas.instants import format_instant, parse_instant
-from schemas.pseudonym import is_pseudonym
+from schemas.pseudonym import Pseudonyms, is_pseudonym
 from schemas.view import pack_attributes
 
 _DECODE: Final = msgspec.json.Decoder(WireEvent).decode
@@ -78,11 +77,13 @@ def decode_event(data: bytes, attributes: Attributes, now: int | None) -> Decode
         kept.packed,
         wire.experiment,
         wire.pseudonymised,
+        wire.sealed_user_id if wire.pseudonymised else None,
+        wire.sealed_anonymous_id if wire.pseudonymised else None,
     )
     return Decoded(event, kept.unknown_attributes, kept.unknown_values)
 
 
-def dead_letter_of(data: bytes, fault: EventError, catalogue: Catalogue, pseudonym: Callable[[str], str], now: int) -> DeadLetter:
+def dead_letter_of(data: bytes, fault: EventError, catalogue: Catalogue, pseudonyms: Pseudonyms, now: int) -> DeadLetter:
     """The dead letter for a message that ``decode_event`` refused; ids in it are pseudonyms."""
     raw = _parsed(data)
     return DeadLetter(
@@ -91,7 +92,7 @@ def dead_letter_of(data: bytes, fault: EventError, catalogue: Catalogue, pseudon
         message=f"{fault.field} holds an id, must not" if shows_an_id(raw, fault.field) else str(fault),
         refused_at=format_instant(now),
         size=len(data),
-        payload=sanitised_payload(raw, catalogue, pseudonym),
+        payload=sanitised_payload(raw, catalogue, pseudonyms),
     )
 
 

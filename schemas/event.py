@@ -31,6 +31,7 @@ FUTURE_TOLERANCE_MS: Final = 5 * 60_000
 _ID_TEXT: Final = "1 to 256 bytes of UTF-8 without control characters"
 NO_ATTRIBUTES: Final = msgspec.Raw(b"null")
 
+Sealed = Annotated[bytes, msgspec.Meta(max_length=512, description="The id, encrypted; only where pseudonymised is true.")]
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_BYTES, description=_ID_TEXT)]
 
 
@@ -55,8 +56,10 @@ class WireEvent(msgspec.Struct, frozen=True):
         Annotated[dict[str, Any], msgspec.Meta(description="Exposure data of featured_impression and featured_click.")] | None
     ) = None
     pseudonymised: Annotated[
-        bool, msgspec.Meta(description="True only in replayed dead letters, whose ids are pseudonyms already.")
+        bool, msgspec.Meta(description="True only where the ids are pseudonyms already: from the gateway, or replayed.")
     ] = False
+    sealed_user_id: Sealed | None = None
+    sealed_anonymous_id: Sealed | None = None
 
 
 class Event(NamedTuple):
@@ -72,6 +75,8 @@ class Event(NamedTuple):
     packed: bytes
     experiment: dict[str, Any] | None
     pseudonymised: bool
+    sealed_user_id: bytes | None = None
+    sealed_anonymous_id: bytes | None = None
 
     @property
     def attributes(self) -> dict[str, AttributeValue]:

@@ -6,7 +6,14 @@
 | `base`       | `views`                                                | packed views of the archive    | end of their day  |
 | `membership` | `current`, `candidate`                                 | JSON of `Membership`           | time of the read  |
 | `profile`    | `summary`                                              | JSON of `Profile`              | time of the read  |
-| `identity`   | `alias`, `consent`                                     | user key, opt state, tombstone | event time        |
+| `identity`   | `a`, ms (8 B), event id, NUL, user                     | event type, NUL, sealed user   | event time        |
+|              | `l`, ms (8 B), event id, NUL, anonymous id             | event type, NUL, sealed id     | event time        |
+|              | `c`, reversed ms (8 B), `i` or `o`                     | empty: opted in or out         | event time        |
+|              | `s`                                                    | the row's id, sealed           | 0                 |
+|              | `u`                                                    | empty: links so far are void   | of the unlinking  |
+
+Views lie in the row of the id that their event is keyed by, for ever: a link moves no cell, it only says whose the row is. A row
+whose `membership` is empty says why instead (`Emptied`).
 
 The qualifier of a view orders cells newest first, by (event time, event id) as the window does, so "the newest 1,000"
 is a column limit. The CRC of the value keeps copies of one event that disagree apart; the reader picks among them.
@@ -15,12 +22,13 @@ is a column limit. The CRC of the value keeps copies of one event that disagree 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 from zlib import crc32
 
 import msgspec
 
 from schemas.errors import RowError, shown
+from schemas.identity import FOR_EVER, NEVER, Identity, Link, Said, Voice, counting_from, owning_link
 from schemas.instants import LAST_INSTANT_MS
 from schemas.rules import MAX_WINDOW_MS
 
@@ -33,9 +41,13 @@ FAMILIES: Final = (SPEED, BASE, MEMBERSHIP, PROFILE, IDENTITY)
 
 BASE_VIEWS: Final = b"views"
 CANDIDATE: Final = b"candidate"
-CONSENT: Final = b"consent"
+CONSENTS: Final = b"c"
 CURRENT: Final = b"current"
+LINKED: Final = b"l"
+LINKS: Final = b"a"
+SEALED: Final = b"s"
 SUMMARY: Final = b"summary"
+UNLINKED: Final = b"u"
 
 RETENTION_MS: Final = MAX_WINDOW_MS
 # A row says something until 10 days after its newest view, and its membership from that view on rests on the 10 days before
@@ -147,21 +159,112 @@ class Profile(msgspec.Struct, frozen=True):
     shares: dict[str, dict[str, float]]
 
 
-class Consent(msgspec.Struct, frozen=True):
-    """Whether a user lets themselves be profiled, as of the event that said so (ms UTC)."""
+Emptiness = Literal["alias", "opted_out", "no_views"]
 
-    opted_out: bool
-    time: int
+
+class Emptied(msgspec.Struct, frozen=True):
+    """In the place of a membership: the row is another's (``alias``), its person opted out, or has no views left."""
+
+    empty: Emptiness
 
 
 class ProfileRow(NamedTuple):
-    """What a reader of one row sees; ``None`` where nothing was written. ``candidate``: the shadow of rules on trial."""
+    """What a reader of one row sees; ``None`` where nothing was written. ``candidate``: the shadow of rules on trial.
+
+    ``emptied`` says why there is no membership, where that was written. ``link`` says whose the row is, if another's;
+    ``opted_out`` is what the row itself says, before anybody evaluated it.
+    """
 
     key: str
     membership: Membership | None
     profile: Profile | None
     candidate: Membership | None = None
-    consent: Consent | None = None
+    emptied: Emptiness | None = None
+    link: Link | None = None
+    opted_out: bool = False
+
+
+class IdentityCell(NamedTuple):
+    """One cell of the family ``identity``: its column, value and timestamp (ms UTC). The newest of a column counts."""
+
+    qualifier: bytes
+    value: bytes
+    time: int
+
+
+def user_link_cell(link: Link) -> IdentityCell:
+    """In an anonymous id's row: the user whom it was seen with."""
+    return _link_cell(LINKS, link)
+
+
+def linked_cell(link: Link) -> IdentityCell:
+    """In a user's row: the anonymous id that was seen with them."""
+    return _link_cell(LINKED, link)
+
+
+def consent_cell(said: Said) -> IdentityCell:
+    """That a profile opted in or out."""
+    newest_first = (LAST_INSTANT_MS - said.time).to_bytes(8, "big")
+    return IdentityCell(CONSENTS + newest_first + (b"o" if said.opted_out else b"i"), b"", said.time)
+
+
+def sealed_cell(sealed: bytes) -> IdentityCell:
+    """The row's own id, sealed."""
+    return IdentityCell(SEALED, sealed, 0)
+
+
+def unlinked_cell(time: int) -> IdentityCell:
+    """That an anonymous id's links so far are void."""
+    return IdentityCell(UNLINKED, b"", time)
+
+
+def identity_of(cells: Iterable[IdentityCell]) -> Identity:
+    """What a row's identity cells say; ``RowError`` for a column that isn't known.
+
+    >>> identity_of([consent_cell(Said(5, True)), unlinked_cell(7)])
+    Identity(links=(), linked=(), said=(Said(time=5, opted_out=True),), unlinked=7, sealed=b'')
+    """
+    links: list[Link] = []
+    linked: list[Link] = []
+    said: list[Said] = []
+    sealed, unlinked = b"", NEVER
+    for qualifier, value, time in sorted(cells):
+        kind = qualifier[:1]
+        if kind == LINKS:
+            links.append(_link_in(qualifier, value))
+        elif kind == LINKED:
+            linked.append(_link_in(qualifier, value))
+        elif kind == CONSENTS:
+            said.append(Said(LAST_INSTANT_MS - int.from_bytes(qualifier[1:9], "big"), qualifier[9:] == b"o"))
+        elif qualifier == SEALED:
+            sealed = value
+        elif qualifier == UNLINKED:
+            unlinked = max(time, unlinked)
+        else:
+            msg = f"identity column == {shown(qualifier)}, must be one this version knows: is a newer one writing this table?"
+            raise RowError(msg)
+    return Identity(tuple(links), tuple(linked), tuple(sorted(said)), unlinked, sealed)
+
+
+def cells_of(identity: Identity) -> list[IdentityCell]:
+    """The cells that say it: the reverse of ``identity_of``."""
+    cells = [*map(user_link_cell, identity.links), *map(linked_cell, identity.linked), *map(consent_cell, identity.said)]
+    if identity.sealed:
+        cells.append(sealed_cell(identity.sealed))
+    if identity.unlinked != NEVER:
+        cells.append(unlinked_cell(identity.unlinked))
+    return sorted(cells)
+
+
+def _link_cell(kind: bytes, link: Link) -> IdentityCell:
+    qualifier = kind + link.time.to_bytes(8, "big") + link.event_id.encode() + b"\0" + link.other.encode()
+    return IdentityCell(qualifier, link.event_type.encode() + b"\0" + link.sealed, link.time)
+
+
+def _link_in(qualifier: bytes, value: bytes) -> Link:
+    event_id, _, other = qualifier[9:].partition(b"\0")
+    event_type, _, sealed = value.partition(b"\0")
+    return Link(int.from_bytes(qualifier[1:9], "big"), event_id.decode(), other.decode(), event_type.decode(), sealed)
 
 
 _BASE_LAYOUT: Final = b"\x01"
@@ -169,27 +272,38 @@ _ENCODE_BASE: Final = msgspec.msgpack.Encoder().encode
 _DECODE_BASE: Final = msgspec.msgpack.Decoder(list[ViewCell]).decode
 _ENCODE: Final = msgspec.json.Encoder().encode
 _MEMBERSHIP: Final = msgspec.json.Decoder(Membership).decode
+_EMPTIED: Final = msgspec.json.Decoder(Emptied).decode
+_IS_EMPTIED: Final = b'{"empty"'
 _PROFILE: Final = msgspec.json.Decoder(Profile).decode
-_CONSENT: Final = msgspec.json.Decoder(Consent).decode
 
 
-def encode_cell(value: Membership | Profile | Consent) -> bytes:
-    """The JSON of a ``membership``, ``profile`` or ``consent`` cell; equal values give equal bytes."""
+def encode_cell(value: Membership | Emptied | Profile) -> bytes:
+    """The JSON of a ``membership`` or ``profile`` cell; equal values give equal bytes."""
     return _ENCODE(value)
 
 
 def decode_row(
-    key: str, membership: bytes | None, profile: bytes | None, candidate: bytes | None = None, consent: bytes | None = None
+    key: str,
+    membership: bytes | None,
+    profile: bytes | None,
+    candidate: bytes | None = None,
+    identity: Iterable[IdentityCell] = (),
 ) -> ProfileRow:
-    """The row from its cells' bytes; ``RowError`` names the row's cell that can't be read."""
+    """The row from its cells; ``RowError`` names the row whose cell can't be read. ``identity``: what there is of that family."""
     try:
+        emptied = None
+        if membership is not None and membership.startswith(_IS_EMPTIED):
+            emptied, membership, profile, candidate = _EMPTIED(membership).empty, None, None, None
+        who = identity_of(identity)
         return ProfileRow(
             key,
             None if membership is None else _MEMBERSHIP(membership),
-            None if profile is None else _PROFILE(profile),
+            None if not profile else _PROFILE(profile),
             None if candidate is None else _MEMBERSHIP(candidate),
-            None if consent is None else _CONSENT(consent),
+            emptied,
+            owning_link(who.links, who.unlinked),
+            counting_from([Voice(who.said, NEVER)]) == FOR_EVER,
         )
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        msg = f"row {key[:10]}…: a cell can't be read, must be JSON of a membership, profile or consent: {error}"
+        msg = f"row {key[:10]}…: a cell can't be read, must be JSON of a membership or profile: {error}"
         raise RowError(msg) from error

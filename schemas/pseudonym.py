@@ -1,39 +1,79 @@
-"""Pseudonyms: ``1:`` (the key's version) and the hex of HMAC-SHA256(key, id). Ids are stored and written only as these."""
+"""Pseudonyms: ``1:`` (the key's version) and the hex of HMAC-SHA256(key, id). Ids are stored and written only as these.
+
+An HMAC can't be made into another key's without the id. So that keys can be rotated, ids also travel sealed: encrypted (AES-SIV,
+RFC 5297, which needs no nonce) under a key that follows from the pseudonym key of the same version. Whoever destroys that key makes
+pseudonyms and sealed ids of its version unreadable for ever.
+"""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV
+from cryptography.hazmat.primitives.hashes import SHA512
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from schemas.errors import ConfigError
 from schemas.event import Event
 
-KEY_VERSION: Final = 1
 MIN_KEY_BYTES: Final = 16
-_PSEUDONYM: Final = re.compile(r"\d{1,6}:[0-9a-f]{64}", re.ASCII)
+MAX_VERSION: Final = 999_999
+_PSEUDONYM: Final = re.compile(r"[1-9]\d{0,5}:[0-9a-f]{64}", re.ASCII)
+_VERSIONED: Final = re.compile(r"([1-9]\d{0,5}):(.*)", re.ASCII)
+_VERSION_BYTES: Final = 3
+_PURPOSE: Final = b"forecourt sealed ids"
 _MAX_KNOWN: Final = 100_000
 
 
 class PseudonymKey(NamedTuple):
-    """The secret key; its ``repr`` doesn't show it."""
+    """A secret key and its version; its ``repr`` doesn't show it."""
 
     secret: bytes
+    version: int = 1
 
     def __repr__(self) -> str:
         """Return a text without the secret."""
-        return "PseudonymKey(…)"
+        return f"PseudonymKey(…, version={self.version})"
 
 
-def key_of(text: str, where: str) -> PseudonymKey:
-    """The key in a text; ``ConfigError`` when it is shorter than 16 bytes."""
-    secret = text.strip().encode()
-    if len(secret) < MIN_KEY_BYTES:
-        msg = f"{where}: length == {len(secret)} bytes, must be at least {MIN_KEY_BYTES} (try: openssl rand -hex 32)"
+class KeyRing(NamedTuple):
+    """The keys that are in use, newest first: the first writes; the others still read, until what they wrote has been moved."""
+
+    keys: tuple[PseudonymKey, ...]
+
+    @property
+    def current(self) -> PseudonymKey:
+        """The key that writes."""
+        return self.keys[0]
+
+
+def ring_of(text: str, where: str) -> KeyRing:
+    """The keys in a text, one a line, each ``VERSION:SECRET``; a bare secret is version 1.
+
+    ``ConfigError`` when there is none, one is shorter than 16 bytes, or two have one version.
+    """
+    keys: dict[int, PseudonymKey] = {}
+    for part in filter(None, map(str.strip, text.splitlines())):
+        versioned = _VERSIONED.fullmatch(part)
+        version, secret = (int(versioned[1]), versioned[2]) if versioned else (1, part)
+        if len(secret.encode()) < MIN_KEY_BYTES:
+            size = len(secret.encode())
+            msg = f"{where}: length == {size} bytes, must be at least {MIN_KEY_BYTES} (try: openssl rand -hex 32)"
+            raise ConfigError(msg)
+        if version in keys:
+            msg = f"{where}: version {version} is given twice, must be given once (VERSION:SECRET, one a line)"
+            raise ConfigError(msg)
+        keys[version] = PseudonymKey(secret.encode(), version)
+    if not keys:
+        msg = f"{where}: length == 0 bytes, must be at least {MIN_KEY_BYTES} (try: openssl rand -hex 32)"
         raise ConfigError(msg)
-    return PseudonymKey(secret)
+    return KeyRing(tuple(keys[version] for version in sorted(keys, reverse=True)))
 
 
 def pseudonym_of(key: PseudonymKey, raw_id: str) -> str:
@@ -42,7 +82,7 @@ def pseudonym_of(key: PseudonymKey, raw_id: str) -> str:
     >>> pseudonym_of(PseudonymKey(b"k" * 16), "u1")[:10]
     '1:a57d21c9'
     """
-    return f"{KEY_VERSION}:{hmac.digest(key.secret, raw_id.encode(), hashlib.sha256).hex()}"
+    return f"{key.version}:{hmac.digest(key.secret, raw_id.encode(), hashlib.sha256).hex()}"
 
 
 def is_pseudonym(text: str) -> bool:
@@ -50,11 +90,41 @@ def is_pseudonym(text: str) -> bool:
     return _PSEUDONYM.fullmatch(text) is not None
 
 
-class Pseudonyms:
-    """``pseudonym_of`` with one key, remembering the ids seen of late; at most 100,000 of them."""
+def version_of(pseudonym: str) -> int:
+    """The version of the key that a pseudonym was made with.
 
-    def __init__(self, key: PseudonymKey) -> None:
-        self._key = key
+    >>> version_of("12:00")
+    12
+    """
+    return int(pseudonym.partition(":")[0])
+
+
+def seal(key: PseudonymKey, raw_id: str) -> bytes:
+    """The raw id, encrypted: equal ids give equal bytes.
+
+    >>> opened(KeyRing((PseudonymKey(b"k" * 16),)), seal(PseudonymKey(b"k" * 16), "u1"))
+    'u1'
+    """
+    return key.version.to_bytes(_VERSION_BYTES, "big") + _cipher_of(key.secret).encrypt(raw_id.encode(), None)
+
+
+def opened(ring: KeyRing, sealed: bytes) -> str | None:
+    """The raw id that was sealed; ``None`` without its key, or when it wasn't sealed with it."""
+    version = int.from_bytes(sealed[:_VERSION_BYTES], "big")
+    for key in ring.keys:
+        if key.version == version:
+            try:
+                return _cipher_of(key.secret).decrypt(sealed[_VERSION_BYTES:], None).decode()
+            except (InvalidTag, ValueError):
+                return None
+    return None
+
+
+class Pseudonyms:
+    """``pseudonym_of`` with the current key of a ring, remembering the ids seen of late; at most 100,000 of them."""
+
+    def __init__(self, ring: KeyRing) -> None:
+        self.ring = ring
         self._known: dict[str, str] = {}
 
     def __call__(self, raw_id: str) -> str:
@@ -63,8 +133,20 @@ class Pseudonyms:
         if known is None:
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
-            known = self._known[raw_id] = pseudonym_of(self._key, raw_id)
+            known = self._known[raw_id] = pseudonym_of(self.ring.current, raw_id)
         return known
+
+    def names(self, raw_id: str) -> tuple[str, ...]:
+        """All pseudonyms of a raw id that may be in use, the current key's first."""
+        return (self(raw_id), *(pseudonym_of(key, raw_id) for key in self.ring.keys[1:]))
+
+    def seal(self, raw_id: str) -> bytes:
+        """The raw id, encrypted with the current key."""
+        return seal(self.ring.current, raw_id)
+
+    def opened(self, sealed: bytes) -> str | None:
+        """The raw id that was sealed with one of the keys, ``None`` without its key."""
+        return opened(self.ring, sealed)
 
 
 def replaced(value: Any, replacements: Mapping[Any, str]) -> Any:
@@ -80,8 +162,11 @@ def replaced(value: Any, replacements: Mapping[Any, str]) -> Any:
     return replacements.get(value, value)
 
 
-def pseudonymise(event: Event, pseudonyms: Callable[[str], str]) -> Event:
-    """The event with pseudonyms for its ids, in its experiment object too; an event that has them already as it is."""
+def pseudonymise(event: Event, pseudonyms: Pseudonyms) -> Event:
+    """The event with pseudonyms for its ids, in its experiment object too, and the ids sealed.
+
+    An event that has pseudonyms already stays as it is.
+    """
     if event.pseudonymised:
         return event
     user_id, anonymous_id = event.user_id, event.anonymous_id
@@ -91,5 +176,23 @@ def pseudonymise(event: Event, pseudonyms: Callable[[str], str]) -> Event:
     if experiment is not None:
         pairs = ((user_id, user), (anonymous_id, anonymous))
         experiment = replaced(experiment, {raw: known for raw, known in pairs if raw is not None and known is not None})
-    event_id, event_type, event_time, _, _, session_id, listing_id, packed, _, _ = event
-    return Event(event_id, event_type, event_time, user, anonymous, session_id, listing_id, packed, experiment, True)
+    event_id, event_type, event_time, _, _, session_id, listing_id, packed, *_ = event
+    return Event(
+        event_id,
+        event_type,
+        event_time,
+        user,
+        anonymous,
+        session_id,
+        listing_id,
+        packed,
+        experiment,
+        True,
+        None if user_id is None else pseudonyms.seal(user_id),
+        None if anonymous_id is None else pseudonyms.seal(anonymous_id),
+    )
+
+
+@functools.lru_cache(16)
+def _cipher_of(secret: bytes) -> AESSIV:
+    return AESSIV(HKDF(SHA512(), 32, None, _PURPOSE).derive(secret))

@@ -33,6 +33,8 @@ def archive_schema(catalogue: Catalogue) -> pa.Schema:
             pa.field("attributes", pa.struct(attributes), nullable=False),
             pa.field("experiment", pa.string()),  # JSON
             pa.field("received_at", _INSTANT),  # null when replayed from a file
+            pa.field("sealed_user_id", pa.binary()),
+            pa.field("sealed_anonymous_id", pa.binary()),
         ]
     )
 

@@ -12,7 +12,7 @@ from schemas.decoding import Attributes, decode_event
 from schemas.errors import EventError
 from schemas.event import Event, EventType
 from schemas.instants import format_instant
-from schemas.pseudonym import pseudonymise
+from schemas.pseudonym import Pseudonyms, pseudonymise
 from schemas.view import pack_attributes
 from serving.messages import MAX_EVENTS, EventsAnswer, RefusedEvent
 
@@ -27,7 +27,7 @@ class NoRoomError(Exception):
 
 
 def taken(
-    body: bytes, attributes: Attributes, pseudonyms: Callable[[str], str], put: Callable[[Sequence[bytes]], bool], now: int
+    body: bytes, attributes: Attributes, pseudonyms: Pseudonyms, put: Callable[[Sequence[bytes]], bool], now: int
 ) -> EventsAnswer:
     """Take the events in a body, one JSON object or an array of them; each refused one is told with its reason.
 

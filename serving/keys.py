@@ -1,4 +1,4 @@
-"""Where the pseudonym key comes from."""
+"""Where the pseudonym keys come from."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Final
 
 from schemas.errors import ConfigError
-from schemas.pseudonym import PseudonymKey, key_of
+from schemas.pseudonym import KeyRing, ring_of
 
 KEY_VARIABLE: Final = "FORECOURT_PSEUDONYM_KEY"
 
 
-def load_key(key_from: str) -> PseudonymKey:
-    """The key from the environment; where ``key_from`` is a ``sqlite:`` store's URI, else from the file beside it.
+def load_ring(key_from: str) -> KeyRing:
+    """The keys from the environment; where ``key_from`` is a ``sqlite:`` store's URI, else from the file beside it.
 
     The file is made when it isn't there. ``ConfigError`` for any other store, and for no store (``""``), without a key in the
     environment.
     """
     text = os.environ.get(KEY_VARIABLE)
     if text:
-        return key_of(text, f"environment variable {KEY_VARIABLE}")
+        return ring_of(text, f"environment variable {KEY_VARIABLE}")
     if not key_from.startswith("sqlite:///"):
         msg = f"environment variable {KEY_VARIABLE} is not set, must hold the pseudonym key (try: openssl rand -hex 32)"
         if not key_from:
@@ -36,4 +36,4 @@ def load_key(key_from: str) -> PseudonymKey:
     except OSError as error:
         msg = f"key file {path}: {error.strerror}; set {KEY_VARIABLE} instead"
         raise ConfigError(msg) from error
-    return key_of(path.read_text(), str(path))
+    return ring_of(path.read_text(), str(path))

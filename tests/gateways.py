@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from schemas.profile_row import Membership, Profile, SegmentSpans, Span, encode_cell
-from schemas.pseudonym import Pseudonyms, key_of
+from schemas.pseudonym import Pseudonyms, ring_of
 from serving.keys import KEY_VARIABLE
 from serving.store import RowUpdate, Store
 from tests.strategies import ROOT
@@ -28,7 +28,7 @@ from tests.strategies import ROOT
 KEY: Final = "a key that is long enough for tests"
 START_S: Final = 60.0
 HOST: Final = "127.0.0.1"
-PSEUDONYMS: Final = Pseudonyms(key_of(KEY, "tests"))
+PSEUDONYMS: Final = Pseudonyms(ring_of(KEY, "tests"))
 
 
 def free_port() -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from schemas.profile_row import ProfileRow, encode_cell
-from schemas.pseudonym import Pseudonyms, key_of
+from schemas.pseudonym import Pseudonyms, ring_of
 from schemas.release import Pointer
 from tests.reference import SeenView
 from tests.traffic import KEY, RULES, Spans, expected_spans, is_right
@@ -16,7 +16,7 @@ ACTIVE, CANDIDATE = 41, 42
 CANDIDATE_RULES: Final = RULES.replace("version: 41", "version: 42").replace(
     "{fuel_type: electric}}", "{fuel_type: [electric, hybrid]}, enter: 0.3, exit: 0.2}"
 )
-PSEUDONYMS: Final = Pseudonyms(key_of(KEY, "tests"))
+PSEUDONYMS: Final = Pseudonyms(ring_of(KEY, "tests"))
 
 Rows = Mapping[str, ProfileRow]  # by raw id
 

@@ -36,10 +36,10 @@ from schemas.decoding import Attributes, decode_event
 from schemas.errors import ConfigError, ForecourtError, StoreError
 from schemas.event import Event
 from schemas.instants import DAY_MS, HOUR_MS, SECOND_MS, clock_ms, date_of, format_instant, parse_instant
-from schemas.pseudonym import Pseudonyms, key_of, pseudonym_of, pseudonymise
+from schemas.pseudonym import Pseudonyms, pseudonym_of, pseudonymise, ring_of
 from schemas.tables import archive_schema
 from schemas.view import pack_attributes
-from serving.keys import KEY_VARIABLE, load_key
+from serving.keys import KEY_VARIABLE, load_ring
 from transforms.archive import Buffer, Waiting, name_of, write_archive
 from transforms.archive_files import LEFTOVER_AGE_MS, parts_of, prepare_archive, read_archive, write_part
 from transforms.local_runner import local_runner
@@ -84,7 +84,7 @@ def lines_of(messages: Iterable[dict[str, Any]]) -> bytes:
 
 def expected(messages: Iterable[bytes], catalogue: Catalogue = CATALOGUE) -> dict[str, Event]:
     """What must be in the archive, by event id; of messages that decode and don't disagree."""
-    attributes, pseudonyms = Attributes(catalogue), Pseudonyms(key_of(KEY, "test"))
+    attributes, pseudonyms = Attributes(catalogue), Pseudonyms(ring_of(KEY, "test"))
     events = [pseudonymise(decode_event(each, attributes, None).event, pseudonyms) for each in messages]
     return {event.event_id: event for event in events}
 
@@ -466,7 +466,7 @@ def test_nobody_is_named_in_any_file(tmp_path: pathlib.Path) -> None:
     assert not [text for text in texts if b"raw-" in text]
     assert texts[1].count(b"\n") == 2
     row = found_in(archive)["e1"]
-    key = key_of(KEY, "test")
+    key = ring_of(KEY, "test").current
     assert (row.user_id, row.anonymous_id) == (pseudonym_of(key, "raw-user-1"), pseudonym_of(key, "raw-cookie-1"))
     assert row.experiment == {"unit": pseudonym_of(key, "raw-user-1")}
     assert read_archive(str(archive), CATALOGUE)["user"].to_pylist().count(pseudonym_of(key, "raw-user-1")) == 7
@@ -611,7 +611,7 @@ def test_a_key_is_needed_and_can_be_a_store_s(tmp_path: pathlib.Path, monkeypatc
     assert not (tmp_path / "archive").exists()
     store = f"sqlite:///{tmp_path / 'profiles.db'}"
     archive = archived(tmp_path, data, "--key-of", store)
-    assert found_in(archive)["e1"].user_id == pseudonym_of(load_key(store), "raw-user-1")
+    assert found_in(archive)["e1"].user_id == pseudonym_of(load_ring(store).current, "raw-user-1")
 
 
 def forecourt(*arguments: str, limits: str = "") -> subprocess.Popen[str]:

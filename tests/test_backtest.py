@@ -35,7 +35,7 @@ from pipelines.backtest_report import print_report
 from schemas.backtest import COURSES, BacktestReport, Goal, Measured, Mover
 from schemas.errors import ForecourtError
 from schemas.instants import DAY_MS, date_of, parse_date
-from schemas.pseudonym import Pseudonyms, key_of
+from schemas.pseudonym import Pseudonyms, ring_of
 from schemas.rules import RuleSet, parse_rules
 from serving.keys import KEY_VARIABLE
 from tests.reference import _DEFAULTS, MAX_VIEWS, SeenView, duration, matches
@@ -242,7 +242,7 @@ def test_the_users_are_counted_by_what_they_do_under_both_rules(simulated: Place
         return COURSES[2 * was + is_]
 
     differ: dict[str, Mover] = {}
-    pseudonyms = Pseudonyms(key_of(KEY, "tests"))
+    pseudonyms = Pseudonyms(ring_of(KEY, "tests"))
     seen = {
         each.get("user_id") or each["anonymous_id"]
         for each in simulated.events

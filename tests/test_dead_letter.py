@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from typing import Any
 
 import msgspec
@@ -16,14 +17,14 @@ from schemas.decoding import Attributes, dead_letter_of, decode_event
 from schemas.errors import EventError
 from schemas.event import Event
 from schemas.instants import format_instant
-from schemas.pseudonym import PseudonymKey, Pseudonyms, is_pseudonym, pseudonymise
+from schemas.pseudonym import Pseudonyms, is_pseudonym, pseudonymise, ring_of
 from tests.strategies import CATALOGUE
 from tests.test_decode import ANY_ATTRIBUTES, ANY_JSON, FIELDS, NOW, REFUSED, message
 from tests.test_event import GOOD, without
 from transforms.windows import keyed_view, refused_view
 
 ATTRIBUTES = Attributes(CATALOGUE)
-PSEUDONYMS = Pseudonyms(PseudonymKey(b"k" * 16))
+PSEUDONYMS = Pseudonyms(ring_of("k" * 16, "tests"))
 RAW = "raw-id-4711"
 
 
@@ -69,6 +70,7 @@ def test_only_known_fields_and_attributes_of_bearable_size_are_kept() -> None:
     assert payload == {
         **without("user_id", "attributes"),
         "user_id": PSEUDONYMS("u1"),
+        "sealed_user_id": b64encode(PSEUDONYMS.seal("u1")).decode(),
         "listing_id": "l1",
         "attributes": {"year": 2020, "price": "cheap"},
         "pseudonymised": True,

@@ -17,7 +17,7 @@ from pipelines import analyse, archive, experiment, power, simulate
 from schemas.errors import ConfigError, StoppedError, StoreError
 from schemas.exposure import Exposure, Offer
 from schemas.instants import DAY_MS, HOUR_MS, MINUTE_MS, format_instant, parse_date
-from schemas.pseudonym import Pseudonyms, key_of
+from schemas.pseudonym import Pseudonyms, ring_of
 from schemas.sessions import COLUMNS, SCHEMA
 from serving.keys import KEY_VARIABLE
 from tests.session_logs import Logged, click, exposure, rows_by_hand, text_of
@@ -28,7 +28,7 @@ from transforms.sessions import Summary
 from transforms.stopping import STOPPING
 
 KEY = "sessions-tests-" + "k" * 32
-PSEUDONYM = Pseudonyms(key_of(KEY, "test"))
+PSEUDONYM = Pseudonyms(ring_of(KEY, "test"))
 FIRST, LAST = "2026-05-02", "2026-05-03"
 NOON = parse_date(FIRST) + 12 * HOUR_MS
 

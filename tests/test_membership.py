@@ -22,7 +22,7 @@ from tests.strategies import START, Spec, attributes, rule_specs, rules_of, seen
 from transforms import membership
 from transforms.kernel import MAX_VIEWS
 from transforms.membership import Views, evaluate
-from transforms.windows import views_of
+from transforms.rows import views_of
 
 ELECTRIC: dict[str, Any] = {"when": {"fuel_type": "electric"}}
 HOUR_MS = 3_600_000

@@ -24,7 +24,7 @@ from pipelines import archive, nightly, release, simulate, stream
 from schemas.errors import ConfigError, ForecourtError
 from schemas.instants import DAY_MS, clock_ms, date_of, format_instant, parse_date
 from schemas.profile_row import Membership, encode_cell
-from schemas.pseudonym import Pseudonyms, key_of
+from schemas.pseudonym import Pseudonyms, ring_of
 from schemas.tables import TABLES, meaning_of
 from serving.keys import KEY_VARIABLE
 from serving.segments import segments_at
@@ -149,7 +149,7 @@ def metrics_in(place: Place, date: str = DATE) -> dict[str, bytes]:
 
 def window_of(events: Sequence[dict[str, Any]]) -> set[str]:
     """The pseudonyms of users with a view in the ten days before today."""
-    first, pseudonyms = format_instant(TODAY - 10 * DAY_MS), Pseudonyms(key_of(KEY, "tests"))
+    first, pseudonyms = format_instant(TODAY - 10 * DAY_MS), Pseudonyms(ring_of(KEY, "tests"))
     return {pseudonyms(each["user_id"]) for each in events if each["event_type"] == "listing_view" and each["event_time"] > first}
 
 
@@ -240,7 +240,7 @@ def test_stream_and_night_write_the_same_bytes(place: Place, store_uri: str, cap
 def test_late_events_missing_rows_and_old_rules_are_told_apart_and_put_right(
     place: Place, store_uri: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    pseudonyms = Pseudonyms(key_of(KEY, "tests"))
+    pseudonyms = Pseudonyms(ring_of(KEY, "tests"))
     users = sorted({event["user_id"] for event in place.events})
     late, missing, old = users[0], users[1], users[2]
     recent = [event["event_id"] for event in place.events if event["user_id"] == late and event["event_type"] == "listing_view"][

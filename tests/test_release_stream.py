@@ -15,6 +15,7 @@ from schemas.release import Pointer
 from schemas.view import pack_attributes
 from serving.keys import KEY_VARIABLE
 from serving.store import Store, open_store
+from tests.maintained import maintain_windows
 from tests.reference import SeenView
 from tests.release_rows import (
     ACTIVE,
@@ -34,7 +35,6 @@ from tests.traffic import KEY, RULES, Traffic, market_of, traffic_of
 from transforms.canary import Prepared, prepared
 from transforms.release_folder import read_pointer
 from transforms.rules_file import load_release
-from transforms.windows import maintain_windows
 
 
 @pytest.fixture(scope="module")

@@ -10,27 +10,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.errors import ConfigError, StoreError, StoreUnavailableError
+from schemas.identity import Said
 from schemas.instants import DAY_MS, clock_ms
 from schemas.profile_row import (
     FAMILIES,
-    Consent,
     Membership,
     Profile,
     ProfileRow,
     SegmentSpans,
     Span,
     ViewCell,
+    consent_cell,
     encode_base,
     encode_cell,
     view_cell,
 )
 from schemas.view import pack_attributes
 from serving.store import RowUpdate, Store, check_uri, open_store
+from tests.maintained import maintain_windows
 from tests.reference import SeenView, distinct
 from tests.strategies import rules_of, views_of_seen
 from transforms.canary import Prepared
 from transforms.membership import evaluate
-from transforms.windows import maintain_windows, views_of
+from transforms.rows import views_of
 
 pytestmark = pytest.mark.alone
 
@@ -196,7 +198,7 @@ def test_any_text_is_an_event_id_and_a_key(store: Store, views: list[tuple[int, 
     written = [view_cell(RECENT + time, event_id, ELECTRIC) for time, event_id in views]
     store.append([(key, cell) for cell in written])
     assert store.read_windows([key], 100).cells[key] == sorted(written)
-    store.forget(key)
+    store.forget([key])
 
 
 # --- memberships ---------------------------------------------------------------------------------------------------------
@@ -245,7 +247,7 @@ def test_forgetting_a_user_leaves_nothing_and_nobody_else_out(store: Store) -> N
         store.append([(key, cell) for cell in cells(2)])
         store.write_memberships([update(key, clock_ms(), 1)])
     for _ in range(2):
-        store.forget(KEY)
+        store.forget([KEY])
     assert store.read_windows([KEY], 9).cells == {KEY: []}
     assert version_in(store.read_row(KEY)) is None
     assert [row.key for row in store.scan()] == ["1:other"]
@@ -342,15 +344,18 @@ def test_a_state_is_kept_by_name_and_the_latest_stays(store: Store) -> None:
 
 def test_forgetting_a_user_takes_the_base_views_too(store: Store) -> None:
     store.write_bases([(KEY, encode_base(cells(2)))], RECENT)
-    store.forget(KEY)
+    store.forget([KEY])
     assert store.read_windows([KEY], 9).cells == {KEY: []}
 
 
-def test_the_latest_consent_stays_whatever_comes_first_and_needs_no_membership(store: Store) -> None:
-    for time in (2_000, 1_000):
-        store.write_consent("1:a", Consent(opted_out=time == 2_000, time=time))
-    assert store.read_row("1:a").consent == Consent(opted_out=True, time=2_000)
-    assert store.read_rows(["1:a", "1:b"])["1:b"].consent is None
+def test_consents_say_the_same_whatever_comes_first_and_need_no_membership(store: Store) -> None:
+    out, back = consent_cell(Said(2_000, opted_out=True)), consent_cell(Said(1_000, opted_out=False))
+    for cell in (out, back, out):
+        store.write_identity([("1:a", cell)])
+    rows = store.read_rows(["1:a", "1:b"])
+    assert (rows["1:a"].opted_out, rows["1:b"].opted_out) == (True, False)
     assert list(store.scan()) == []
-    store.forget("1:a")
-    assert store.read_row("1:a").consent is None
+    store.write_identity([("1:a", consent_cell(Said(3_000, opted_out=False)))])
+    assert not store.read_row("1:a").opted_out
+    store.forget(["1:a"])
+    assert store.read_windows(["1:a"], 9).identities == {}

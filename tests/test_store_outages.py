@@ -33,7 +33,7 @@ CALLS: dict[str, Callable[[Store], Any]] = {
     "write_memberships": lambda store: store.write_memberships([update(KEY, clock_ms(), 1)]),
     "read_row": lambda store: store.read_row(KEY),
     "read_rows": lambda store: store.read_rows([KEY]),
-    "forget": lambda store: store.forget(KEY),
+    "forget": lambda store: store.forget([KEY]),
     "scan": lambda store: list(store.scan()),
 }
 WRITES = ("init", "append", "write_memberships", "forget")

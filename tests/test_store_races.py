@@ -14,11 +14,12 @@ from schemas.instants import DAY_MS, clock_ms
 from schemas.profile_row import view_cell
 from schemas.view import pack_attributes
 from serving.store import Store, open_store
+from tests.maintained import maintain_windows
 from tests.reference import SeenView, distinct
 from tests.strategies import Spec, rules_of, views_of_seen
 from transforms.canary import Prepared
 from transforms.membership import Rules, evaluate
-from transforms.windows import KeyedView, maintain_windows
+from transforms.windows import KeyedView
 
 pytestmark = pytest.mark.alone
 

@@ -16,7 +16,7 @@ import forecourt
 from pipelines import stream
 from pipelines.emulators import Endpoints
 from pipelines.pubsub_source import Pulled, Puller
-from schemas.pseudonym import Pseudonyms, key_of
+from schemas.pseudonym import Pseudonyms, ring_of
 from serving.keys import KEY_VARIABLE
 from serving.store import open_store
 from tests.faults import freeze, kill_at_random, stream_at_work, two_at_once
@@ -127,7 +127,7 @@ def test_a_stop_with_a_batch_in_hand_finishes_the_batch(
 
 def test_rules_change_while_it_runs_and_broken_ones_do_not(bench: Bench, small: tuple[Traffic, dict[str, Spans]]) -> None:
     traffic, _ = small
-    store, pseudonyms = open_store(bench.store_uri), Pseudonyms(key_of(KEY, "tests"))
+    store, pseudonyms = open_store(bench.store_uri), Pseudonyms(ring_of(KEY, "tests"))
     keys = [pseudonyms(raw_id) for raw_id in traffic.ids]
 
     def versions() -> set[int]:

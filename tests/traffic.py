@@ -22,7 +22,7 @@ from pipelines.poison import REASONS
 from schemas.dead_letter import DeadLetter
 from schemas.instants import DAY_MS, clock_ms, parse_instant
 from schemas.profile_row import SPEED, ProfileRow, ViewCell
-from schemas.pseudonym import Pseudonyms, key_of
+from schemas.pseudonym import Pseudonyms, ring_of
 from serving.store import open_store
 from tests import reference
 from tests.reference import SeenView
@@ -119,7 +119,7 @@ def balance_of(
     store_uri: str, dead_letters: Path, traffic: Traffic, expected: dict[str, Spans], version: int | None = 41
 ) -> Balance:
     """Compare all rows and dead letters with what was sent; ``version`` ``None``: rows of any rule version are right."""
-    pseudonyms = Pseudonyms(key_of(KEY, "tests"))
+    pseudonyms = Pseudonyms(ring_of(KEY, "tests"))
     sent = {(pseudonyms(raw_id), v.time, v.event_id) for raw_id, seen in traffic.views.items() for v in seen}
     kept = Counter(cells_of(store_uri, [pseudonyms(raw_id) for raw_id in traffic.views]))
     letters = Counter((letter.reason, letter.size) for letter in letters_in(dead_letters))

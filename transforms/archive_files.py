@@ -29,7 +29,8 @@ from schemas.tables import ARCHIVE_ORDER, archive_schema
 TEMPORARY: Final = "_temporary"
 LEFTOVER_AGE_MS: Final = HOUR_MS
 ROW_GROUP_ROWS: Final = 50_000
-_REPEATED: Final = ("event_type", "user", "user_id", "anonymous_id", "session_id", "listing_id")
+_IDS: Final = ("user", "user_id", "anonymous_id", "session_id", "listing_id", "sealed_user_id", "sealed_anonymous_id")
+_REPEATED: Final = ("event_type", *_IDS)
 _PART: Final = re.compile(r"date=\d{4}-\d\d-\d\d/part-\w+\.parquet", re.ASCII)
 _PLAIN: Final = CompressionTypes.UNCOMPRESSED
 

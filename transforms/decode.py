@@ -13,7 +13,7 @@ from schemas.decoding import Attributes, dead_letter_of, decode_event
 from schemas.errors import EventError
 from schemas.instants import clock_ms
 from schemas.pseudonym import Pseudonyms
-from serving.keys import load_key
+from serving.keys import load_ring
 from transforms.batch import Batch
 from transforms.counters import READ, REFUSED, UNKNOWN_ATTRIBUTES, UNKNOWN_VALUES, count
 from transforms.rules_file import load_catalogue
@@ -47,7 +47,7 @@ class _DecodeEvents(beam.DoFn):  # type: ignore[misc]
     def setup(self) -> None:
         self._catalogue = load_catalogue(self._catalogue_path)
         self._attributes = Attributes(self._catalogue)
-        self._pseudonyms = Pseudonyms(load_key(self._key_from))
+        self._pseudonyms = Pseudonyms(load_ring(self._key_from))
 
     def process(self, messages: list[bytes]) -> Iterator[Any]:
         now = clock_ms()

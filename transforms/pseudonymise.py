@@ -9,13 +9,13 @@ import apache_beam as beam
 
 from schemas.event import Event
 from schemas.pseudonym import Pseudonyms, pseudonymise
-from serving.keys import load_key
+from serving.keys import load_ring
 from transforms.batch import Batch
 
 
 @dataclasses.dataclass(eq=False)
 class Pseudonymise(beam.PTransform):  # type: ignore[misc]
-    """Batches of events → batches of events whose ids are pseudonyms; ``key_from`` names the store, see ``load_key``."""
+    """Batches of events → batches of events whose ids are pseudonyms; ``key_from`` names the store, see ``load_ring``."""
 
     key_from: str
 
@@ -29,7 +29,7 @@ class _Pseudonymise(beam.DoFn):  # type: ignore[misc]
         self._key_from = key_from
 
     def setup(self) -> None:
-        self._pseudonyms = Pseudonyms(load_key(self._key_from))
+        self._pseudonyms = Pseudonyms(load_ring(self._key_from))
 
     def process(self, events: list[Event]) -> Iterator[Batch]:
         yield Batch(pseudonymise(event, self._pseudonyms) for event in events)

@@ -28,9 +28,10 @@ from transforms.counters import APPLIED, count
 from transforms.kernel import MAX_VIEWS
 from transforms.membership import Views
 from transforms.patience import patiently
+from transforms.people import read_whole_windows
+from transforms.rows import distinct_cells, kept_views, refresh_rows
 from transforms.shards import Shard
 from transforms.stopping import go_on
-from transforms.windows import distinct_cells, kept_views, read_whole_windows, refresh_rows
 
 ROWS_AT_ONCE: Final = 250
 AGREE: Final = "agree"
@@ -142,7 +143,7 @@ def merged_rows(profiles: Iterable[RowsProfile]) -> RowsProfile:
 def publish_rows(store: Store, rules: Prepared, bases: Sequence[tuple[str, bytes]], end: int) -> dict[str, str]:
     """Publish rows: keys that the store refused for good, and why. ``end`` (ms UTC) is how far the base views reach."""
     lost = {bases[refusal.position][0]: refusal.message for refusal in store.write_bases(bases, end)}
-    return lost | refresh_rows(store, rules, [key for key, _ in bases if key not in lost])
+    return lost | refresh_rows(store, rules, [key for key, _ in bases if key not in lost]).refused
 
 
 @dataclasses.dataclass(eq=False)

@@ -18,6 +18,7 @@ from google.auth.exceptions import GoogleAuthError
 from google.cloud.bigtable.data import (
     BigtableDataClient,
     DeleteAllFromRow,
+    DeleteRangeFromColumn,
     MutationsExceptionGroup,
     ReadRowsQuery,
     Row,
@@ -26,6 +27,7 @@ from google.cloud.bigtable.data import (
     SetCell,
     Table,
 )
+from google.cloud.bigtable.data.read_modify_write_rules import IncrementRule
 from google.cloud.bigtable.data.row_filters import (
     CellsColumnLimitFilter,
     CellsRowLimitFilter,
@@ -33,35 +35,42 @@ from google.cloud.bigtable.data.row_filters import (
     RowFilter,
     RowFilterChain,
     RowFilterUnion,
+    StripValueTransformerFilter,
     TimestampRangeFilter,
 )
 
 from schemas.errors import StoreError, StoreTimeoutError, StoreUnavailableError
-from schemas.instants import clock_ms
+from schemas.identity import MAX_LINKS, NOBODY, Identity, Tombstone
+from schemas.instants import LAST_INSTANT_MS, clock_ms
 from schemas.profile_row import (
     BASE,
     BASE_VIEWS,
     CANDIDATE,
-    CONSENT,
+    CONSENTS,
     CURRENT,
     FAMILIES,
     GARBAGE_AGE_MS,
     IDENTITY,
+    LINKED,
+    LINKS,
     MAX_CLOCK_SKEW_MS,
     MEMBERSHIP,
     PROFILE,
+    SEALED,
     SPEED,
     SUMMARY,
-    Consent,
+    UNLINKED,
+    IdentityCell,
     ProfileRow,
     ViewCell,
     decode_base,
     decode_row,
-    encode_cell,
+    encode_base,
+    identity_of,
     united,
 )
 from serving.recent import Recent
-from serving.store.protocol import Appended, Refusal, RowUpdate, WindowRead
+from serving.store.protocol import Appended, Dump, Refusal, RowUpdate, WindowRead
 from serving.store.row_chunks import Cell
 
 READ_DEADLINE_S: Final = 10.0
@@ -72,9 +81,14 @@ CHECK_DEADLINE_S: Final = 5.0
 MAX_READS_IN_FLIGHT: Final = 16
 MAX_ROWS_A_READ: Final = 250
 ROWS_A_SCANNED_PAGE: Final = 1_000
+CELLS_A_PAGE: Final = 1_000
+FIRST_KEY: Final = b"0"  # rows of users begin with a digit
 MAX_ENTRIES_A_WRITE: Final = 1_000  # Bigtable allows 100,000 mutations a request; the emulator doesn't check
 
 STATE_ROW: Final = "!state"  # below every row key; in columns of their own, which no reader of rows asks for
+TOMBSTONES_ROW: Final = "!tombstones"
+BURIALS: Final = b"!burials"
+MAX_SAID: Final = 200  # consents of one row that are looked at, the newest
 EMULATOR: Final = "BIGTABLE_EMULATOR_HOST"
 _PERMANENT: Final = (
     api.InvalidArgument,
@@ -165,18 +179,60 @@ class BigtableStore:
             [RowMutationEntry(key, [SetCell(BASE, BASE_VIEWS, views, timestamp_micros=until * 1000)]) for key, views in bases]
         )
 
+    def write_identity(self, cells: Sequence[tuple[str, IdentityCell]]) -> list[Refusal]:
+        """Write identity cells, each under its own time; readers take the newest."""
+        return self._mutate(
+            [
+                RowMutationEntry(key, [SetCell(IDENTITY, cell.qualifier, cell.value, timestamp_micros=cell.time * 1000)])
+                for key, cell in cells
+            ]
+        )
+
+    def delete_identity(self, columns: Sequence[tuple[str, bytes]]) -> None:
+        """Delete identity cells."""
+        self._delete(RowMutationEntry(key, [DeleteRangeFromColumn(IDENTITY, qualifier)]) for key, qualifier in columns)
+
+    def empty_row(self, key: str, until: int) -> None:
+        """Delete the row's views up to an instant, page by page; the cell of the archive's is written anew under its own time."""
+        for row in self._read([key], RowFilterChain([_column(BASE, BASE_VIEWS), CellsColumnLimitFilter(1)])):
+            cell = row.cells[0]
+            if kept := [view for view in decode_base(cell.value) if view.time > until]:
+                again = SetCell(BASE, BASE_VIEWS, encode_base(kept), timestamp_micros=cell.timestamp_micros)
+                older = DeleteRangeFromColumn(BASE, BASE_VIEWS, end_timestamp_micros=cell.timestamp_micros)
+                self._delete([RowMutationEntry(key, [again, older])])
+            else:
+                all_of_it = DeleteRangeFromColumn(BASE, BASE_VIEWS, end_timestamp_micros=cell.timestamp_micros + 1000)
+                self._delete([RowMutationEntry(key, [all_of_it])])
+        first = (LAST_INSTANT_MS - until).to_bytes(8, "big")
+        page = RowFilterChain(
+            [ColumnRangeFilter(SPEED, first), CellsRowLimitFilter(CELLS_A_PAGE), StripValueTransformerFilter(flag=True)]
+        )
+        while cells := [cell for row in self._read([key], page) for cell in row]:
+            self._delete([RowMutationEntry(key, [DeleteRangeFromColumn(SPEED, cell.qualifier) for cell in cells])])
+
+    def drop_membership(self, key: str, time: int) -> None:
+        """Delete membership and profile, but versions of newer reads."""
+        columns = ((MEMBERSHIP, CURRENT), (MEMBERSHIP, CANDIDATE), (PROFILE, SUMMARY))
+        end = (time + 1) * 1000
+        self._delete([RowMutationEntry(key, [DeleteRangeFromColumn(*column, end_timestamp_micros=end) for column in columns])])
+
     def read_windows(self, keys: Sequence[str], limit: int) -> WindowRead:
         """At most ``limit`` newest views of each row; the read's time is the clock just before it."""
         with self._lock:
             time = self._last_read = max(clock_ms(), self._last_read + 1)
         cells: dict[str, list[ViewCell]] = {key: [] for key in keys}
+        identities: dict[str, Identity] = {}
         speed = RowFilterChain([ColumnRangeFilter(SPEED), CellsColumnLimitFilter(1), CellsRowLimitFilter(limit)])
         base = RowFilterChain([_column(BASE, BASE_VIEWS), CellsColumnLimitFilter(1)])
-        for row in self._read(keys, RowFilterUnion([speed, base])):
+        for row in self._read(keys, RowFilterUnion([speed, base, _WHO])):
+            key = row.row_key.decode()
             views = [ViewCell(cell.qualifier, cell.value) for cell in row if cell.family == SPEED]
             of_archive = [view for cell in row if cell.family == BASE for view in decode_base(cell.value)]
-            cells[row.row_key.decode()] = united(views, of_archive, limit)
-        return WindowRead(time, cells)
+            cells[key] = united(views, of_archive, limit)
+            identity = identity_of(_identity_cells(row))
+            if identity != NOBODY:
+                identities[key] = identity
+        return WindowRead(time, cells, identities)
 
     def write_memberships(self, updates: Sequence[RowUpdate]) -> list[Refusal]:
         """Write membership and profile under the time of the read that produced them; readers take the newest."""
@@ -197,14 +253,8 @@ class BigtableStore:
         ]
         return self._mutate(entries)
 
-    def write_consent(self, key: str, consent: Consent) -> None:
-        """Write the consent under its own time; readers take the newest."""
-        cell = SetCell(IDENTITY, CONSENT, encode_cell(consent), timestamp_micros=consent.time * 1000)
-        for fault in self._mutate([RowMutationEntry(key, [cell])]):
-            raise StoreError(fault.message)
-
     def read_row(self, key: str) -> ProfileRow:
-        """The membership, profile and consent of one row, within 250 ms."""
+        """The membership, profile and identity of one row, within 250 ms."""
         with translated_faults(self.uri, ROW_DEADLINE_S):
             row = self._table.read_row(
                 key, row_filter=newest_until(clock_ms()), operation_timeout=ROW_DEADLINE_S, attempt_timeout=ROW_DEADLINE_S
@@ -224,30 +274,68 @@ class BigtableStore:
 
     def read_state(self, name: str) -> bytes | None:
         """The newest value under a name, within 250 ms."""
-        newest = RowFilterChain([_column(PROFILE, f"!{name}".encode()), CellsColumnLimitFilter(1)])
-        with translated_faults(self.uri, ROW_DEADLINE_S):
-            row = self._table.read_row(
-                STATE_ROW, row_filter=newest, operation_timeout=ROW_DEADLINE_S, attempt_timeout=ROW_DEADLINE_S
-            )
+        row = self._state_row(STATE_ROW, RowFilterChain([_column(PROFILE, f"!{name}".encode()), CellsColumnLimitFilter(1)]))
         return None if row is None else bytes(row.cells[0].value)
 
-    def forget(self, key: str) -> None:
-        """Delete the row with all it holds."""
-        for fault in self._mutate([RowMutationEntry(key, [DeleteAllFromRow()])]):
+    def bury(self, tombstones: Sequence[Tombstone]) -> None:
+        """Keep tombstones under their own time; then count, so that nobody who saw the count lacks one."""
+        cells = [
+            SetCell(
+                IDENTITY,
+                tombstone.digest,
+                tombstone.version.to_bytes(4, "big") + tombstone.time.to_bytes(8, "big"),
+                timestamp_micros=tombstone.time * 1000,
+            )
+            for tombstone in tombstones
+        ]
+        for fault in self._mutate([RowMutationEntry(TOMBSTONES_ROW, cells)] if cells else []):
             raise StoreError(fault.message)
+        with translated_faults(self.uri, WRITE_DEADLINE_S):
+            self._table.read_modify_write_row(TOMBSTONES_ROW, IncrementRule(PROFILE, BURIALS), operation_timeout=WRITE_DEADLINE_S)
+
+    def burials(self) -> int:
+        """How often somebody was buried."""
+        row = self._state_row(TOMBSTONES_ROW, RowFilterChain([_column(PROFILE, BURIALS), CellsColumnLimitFilter(1)]))
+        return 0 if row is None else int.from_bytes(row.cells[0].value, "big")
+
+    def tombstones(self) -> list[Tombstone]:
+        """All tombstones."""
+        row = self._state_row(TOMBSTONES_ROW, RowFilterChain([ColumnRangeFilter(IDENTITY), CellsColumnLimitFilter(1)]))
+        return [
+            Tombstone(cell.qualifier, int.from_bytes(cell.value[:4], "big"), int.from_bytes(cell.value[4:], "big"))
+            for cell in row or ()
+        ]
+
+    def forget(self, keys: Sequence[str]) -> None:
+        """Delete rows with all they hold."""
+        self._delete(RowMutationEntry(key, [DeleteAllFromRow()]) for key in keys)
+
+    def purge(self) -> None:
+        """Nothing to do on this machine; Google removes deleted cells when it next compacts, within a week."""
+
+    def dump(self, key: str) -> Dump:
+        """All that a row rests on."""
+        everything = RowFilterChain(
+            [
+                RowFilterUnion([ColumnRangeFilter(family) for family in (SPEED, BASE, IDENTITY)]),
+                CellsColumnLimitFilter(1),
+            ]
+        )
+        cells = [cell for row in self._read([key], everything) for cell in row]
+        base = [(cell.timestamp_micros // 1000, cell.value) for cell in cells if cell.family == BASE]
+        views = [ViewCell(cell.qualifier, cell.value) for cell in cells if cell.family == SPEED]
+        return Dump(views, base[0] if base else None, _identity_cells(cells))
+
+    def keys(self) -> Iterator[str]:
+        """The keys of all rows of users, in order, read in pages."""
+        only_keys = RowFilterChain([CellsRowLimitFilter(1), StripValueTransformerFilter(flag=True)])
+        for row in self._pages(only_keys):
+            yield row.row_key.decode()
 
     def scan(self) -> Iterator[ProfileRow]:
-        """Every row with a membership, in order of key, read in pages: a stream has no deadline that fits any table."""
-        ranges: list[RowRange] = []
-        while True:
-            query = ReadRowsQuery(row_ranges=ranges, row_filter=newest_until(clock_ms()), limit=ROWS_A_SCANNED_PAGE)
-            with translated_faults(self.uri, WRITE_DEADLINE_S):
-                page = self._table.read_rows(query, operation_timeout=WRITE_DEADLINE_S, attempt_timeout=WRITE_DEADLINE_S)
-            found = (profile_row(row.row_key.decode(), row) for row in page)
-            yield from (row for row in found if row.membership is not None)  # some have only a consent
-            if len(page) < ROWS_A_SCANNED_PAGE:
-                return
-            ranges = [RowRange(start_key=page[-1].row_key, start_is_inclusive=False)]
+        """Every row with a membership, in order of key."""
+        found = (profile_row(row.row_key.decode(), row) for row in self._pages(newest_until(clock_ms())))
+        yield from (row for row in found if row.membership is not None)  # some have only an identity
 
     def close(self) -> None:
         """Stop the reading threads; the process's client stays open for other stores."""
@@ -264,6 +352,28 @@ class BigtableStore:
                         _clients[known] = BigtableDataClient(project=project)
                 self._opened = _clients[known].get_table(instance, table)
         return self._opened
+
+    def _state_row(self, key: str, row_filter: RowFilter) -> Row | None:
+        with translated_faults(self.uri, ROW_DEADLINE_S):
+            return self._table.read_row(
+                key, row_filter=row_filter, operation_timeout=ROW_DEADLINE_S, attempt_timeout=ROW_DEADLINE_S
+            )
+
+    def _pages(self, row_filter: RowFilter) -> Iterator[Row]:
+        """All rows of users, in order of key, read in pages: a stream has no deadline that fits any table."""
+        ranges = [RowRange(start_key=FIRST_KEY)]
+        while True:
+            query = ReadRowsQuery(row_ranges=ranges, row_filter=row_filter, limit=ROWS_A_SCANNED_PAGE)
+            with translated_faults(self.uri, WRITE_DEADLINE_S):
+                page = self._table.read_rows(query, operation_timeout=WRITE_DEADLINE_S, attempt_timeout=WRITE_DEADLINE_S)
+            yield from page
+            if len(page) < ROWS_A_SCANNED_PAGE:
+                return
+            ranges = [RowRange(start_key=page[-1].row_key, start_is_inclusive=False)]
+
+    def _delete(self, entries: Iterable[RowMutationEntry]) -> None:
+        for fault in self._mutate(list(entries)):
+            raise StoreError(fault.message)
 
     def _read(self, keys: Sequence[str], row_filter: RowFilter) -> list[Row]:
         pages = [list(keys[i : i + MAX_ROWS_A_READ]) for i in range(0, len(keys), MAX_ROWS_A_READ)]
@@ -338,12 +448,19 @@ def newest_until(now: int) -> RowFilter:
 
 def profile_row(key: str, row: Row | Iterable[Cell] | None) -> ProfileRow:
     """The row; a shadow counts only when it was written together with the membership, else it is of rules no longer on trial."""
-    cells = {(cell.family, cell.qualifier): cell for cell in row} if row else {}
+    found = list(row) if row else []
+    cells = {(cell.family, cell.qualifier): cell for cell in found if cell.family != IDENTITY}
     current, candidate = cells.get((MEMBERSHIP, CURRENT)), cells.get((MEMBERSHIP, CANDIDATE))
     if current is None or (candidate is not None and candidate.timestamp_micros != current.timestamp_micros):
         candidate = None
-    wanted = (current, cells.get((PROFILE, SUMMARY)), candidate, cells.get((IDENTITY, CONSENT)))
-    return decode_row(key, *(None if cell is None else cell.value for cell in wanted))
+    membership, profile, shadow = (
+        None if cell is None else cell.value for cell in (current, cells.get((PROFILE, SUMMARY)), candidate)
+    )
+    return decode_row(key, membership, profile, shadow, _identity_cells(found))
+
+
+def _identity_cells(cells: Iterable[Cell]) -> list[IdentityCell]:
+    return [IdentityCell(cell.qualifier, cell.value, cell.timestamp_micros // 1000) for cell in cells if cell.family == IDENTITY]
 
 
 def _column(family: str, first: bytes, last: bytes | None = None) -> RowFilter:
@@ -351,4 +468,27 @@ def _column(family: str, first: bytes, last: bytes | None = None) -> RowFilter:
     return ColumnRangeFilter(family, start_qualifier=first, end_qualifier=last or first)
 
 
-_ROW: Final = RowFilterUnion([_column(MEMBERSHIP, CANDIDATE, CURRENT), _column(PROFILE, SUMMARY), _column(IDENTITY, CONSENT)])
+def _columns_of(kind: bytes, limit: int) -> RowFilter:
+    """The first identity columns of a kind."""
+    after = bytes([kind[0] + 1])
+    kinds = ColumnRangeFilter(IDENTITY, start_qualifier=kind, end_qualifier=after, inclusive_end=False)
+    return RowFilterChain([kinds, CellsColumnLimitFilter(1), CellsRowLimitFilter(limit)])
+
+
+# Bounded: behind a "user" may stand a million browsers. Twice as many links as count, for some stand in two columns.
+_WHO: Final = RowFilterUnion(
+    [
+        _columns_of(LINKS, 2 * MAX_LINKS),
+        _columns_of(LINKED, 2 * MAX_LINKS),
+        _columns_of(CONSENTS, MAX_SAID),
+        RowFilterChain([_column(IDENTITY, SEALED, UNLINKED), CellsColumnLimitFilter(1)]),
+    ]
+)
+_ROW: Final = RowFilterUnion(
+    [
+        _column(MEMBERSHIP, CANDIDATE, CURRENT),
+        _column(PROFILE, SUMMARY),
+        _column(IDENTITY, LINKS, CONSENTS + b"\xff" * 10),
+        _column(IDENTITY, UNLINKED),
+    ]
+)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
-from schemas.profile_row import Consent, ProfileRow, ViewCell
+from schemas.identity import Identity, Tombstone
+from schemas.profile_row import IdentityCell, ProfileRow, ViewCell
 
 
 class Refusal(NamedTuple):
@@ -30,11 +31,21 @@ class WindowRead(NamedTuple):
 
     time: int
     cells: dict[str, list[ViewCell]]
+    identities: dict[str, Identity]  # of the rows that say something
+
+
+class Dump(NamedTuple):
+    """All that a row rests on: views of the speed layer; those of the archive, packed, and until when (ms UTC); identity cells."""
+
+    views: list[ViewCell]
+    base: tuple[int, bytes] | None
+    identity: list[IdentityCell]
 
 
 class RowUpdate(NamedTuple):
     """What a read of a row's views produced; views at or before ``keep_from`` (ms UTC) may be removed.
 
+    ``membership`` is one, or an ``Emptied``: then ``profile`` is empty.
     ``candidate`` is the membership by rules on trial, the shadow; with ``None`` no shadow of an earlier write survives.
     """
 
@@ -66,17 +77,26 @@ class Store(Protocol):
     def write_bases(self, bases: Sequence[tuple[str, bytes]], until: int) -> list[Refusal]:
         """Write the archive's views up to ``until`` (ms UTC), each ``encode_base``; of several the newest stays."""
 
+    def write_identity(self, cells: Sequence[tuple[str, IdentityCell]]) -> list[Refusal]:
+        """Write what rows say of their ids; of several writes to a column the one with the newest time stays."""
+
+    def delete_identity(self, columns: Sequence[tuple[str, bytes]]) -> None:
+        """Delete identity cells, by row and qualifier."""
+
+    def empty_row(self, key: str, until: int) -> None:
+        """Delete the row's views at or before ``until`` (ms UTC), those of the archive too."""
+
+    def drop_membership(self, key: str, time: int) -> None:
+        """Delete the row's membership and profile, unless they are of a read after ``time``, a ``WindowRead.time``."""
+
     def read_windows(self, keys: Sequence[str], limit: int) -> WindowRead:
-        """At most ``limit`` newest view cells of each row; a row without views has an empty list."""
+        """At most ``limit`` newest view cells of each row, and its identity; a row without views has an empty list."""
 
     def write_memberships(self, updates: Sequence[RowUpdate]) -> list[Refusal]:
         """Write membership and profile; of several writes to a row, the one with the newest read stays."""
 
-    def write_consent(self, key: str, consent: Consent) -> None:
-        """Keep whether a user opted out; of several writes the one with the newest time stays."""
-
     def read_row(self, key: str) -> ProfileRow:
-        """The membership, profile and consent of one row."""
+        """The membership, profile and identity of one row."""
 
     def read_rows(self, keys: Sequence[str]) -> dict[str, ProfileRow]:
         """The rows of all keys; one that isn't there has ``None`` in its fields."""
@@ -87,8 +107,26 @@ class Store(Protocol):
     def read_state(self, name: str) -> bytes | None:
         """What was last kept under a name, ``None`` when nothing was."""
 
-    def forget(self, key: str) -> None:
-        """Delete the row with all it holds."""
+    def bury(self, tombstones: Sequence[Tombstone]) -> None:
+        """Keep tombstones; of several with one digest the newest stays. With none, only ``burials`` grows."""
+
+    def burials(self) -> int:
+        """A number that grows with each ``bury``: who remembers what rows hold can tell by it that something was taken out."""
+
+    def tombstones(self) -> list[Tombstone]:
+        """All tombstones."""
+
+    def forget(self, keys: Sequence[str]) -> None:
+        """Delete rows with all they hold."""
+
+    def purge(self) -> None:
+        """Leave no byte of what was deleted where files of this machine can be read."""
+
+    def dump(self, key: str) -> Dump:
+        """All that a row rests on."""
+
+    def keys(self) -> Iterator[str]:
+        """The keys of all rows that hold anything, in order."""
 
     def scan(self) -> Iterator[ProfileRow]:
         """Every row with a membership, in order of key."""

@@ -5,18 +5,31 @@ from __future__ import annotations
 import functools
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from schemas.errors import StoreError, StoreUnavailableError
-from schemas.profile_row import Consent, ProfileRow, ViewCell, decode_base, decode_row, encode_cell, united, view_cell
+from schemas.identity import Tombstone
+from schemas.profile_row import (
+    IdentityCell,
+    ProfileRow,
+    ViewCell,
+    decode_base,
+    decode_row,
+    encode_base,
+    identity_of,
+    united,
+    view_cell,
+)
 from serving.recent import Recent
-from serving.store.protocol import Appended, Refusal, RowUpdate, WindowRead
+from serving.store.protocol import Appended, Dump, Refusal, RowUpdate, WindowRead
 
 BUSY_TIMEOUT_S: Final = 30.0
 _SCAN_PAGE: Final = 500
+_PURGE_AGAIN_S: Final = 0.05
 _CELL: Final = functools.partial(tuple.__new__, ViewCell)  # ViewCell._make without its length check
 
 _SCHEMA: Final = """
@@ -28,16 +41,23 @@ CREATE TABLE IF NOT EXISTS profiles (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS bases (row TEXT NOT NULL PRIMARY KEY, until INTEGER NOT NULL, views BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS states (name TEXT NOT NULL PRIMARY KEY, until INTEGER NOT NULL, value BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS consents (row TEXT NOT NULL PRIMARY KEY, time INTEGER NOT NULL, consent BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS identities (
+    row TEXT NOT NULL, qualifier BLOB NOT NULL, value BLOB NOT NULL, time INTEGER NOT NULL, PRIMARY KEY (row, qualifier)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS tombstones (
+    digest BLOB NOT NULL PRIMARY KEY, version INTEGER NOT NULL, time INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS burials (one INTEGER PRIMARY KEY CHECK (one = 1), number INTEGER NOT NULL);
+INSERT OR IGNORE INTO burials VALUES (1, 0);
 CREATE TABLE IF NOT EXISTS appends (one INTEGER PRIMARY KEY CHECK (one = 1), done INTEGER NOT NULL);
 INSERT OR IGNORE INTO appends VALUES (1, 0);
 """
-_ROW: Final = """
-SELECT membership, profile, candidate, consent FROM (SELECT ? AS row) LEFT JOIN profiles USING (row) LEFT JOIN consents USING (row)
+_PAGE: Final = "SELECT row, membership, profile, candidate FROM profiles WHERE row > ? ORDER BY row LIMIT ?"
+_KEYS: Final = """
+SELECT row FROM views WHERE row > :after UNION SELECT row FROM bases WHERE row > :after
+UNION SELECT row FROM profiles WHERE row > :after UNION SELECT row FROM identities WHERE row > :after ORDER BY row LIMIT :page
 """
-_PAGE: Final = """
-SELECT row, membership, profile, candidate, consent FROM profiles LEFT JOIN consents USING (row) WHERE row > ? ORDER BY row LIMIT ?
-"""
+_TABLES_OF_ROWS: Final = ("views", "bases", "profiles", "identities")
 
 
 class SQLiteStore:
@@ -80,7 +100,7 @@ class SQLiteStore:
                 (unknown if self._known.is_new((key, cell.qualifier)) else known).append((key, *cell))
             new = connection.executemany(insert, unknown).rowcount if unknown else 0
             connection.executemany(insert, known)
-            connection.execute("UPDATE appends SET done = done + 1")
+            _saw_change(connection)
         return Appended(new, [])
 
     def write_bases(self, bases: Sequence[tuple[str, bytes]], until: int) -> list[Refusal]:
@@ -91,18 +111,53 @@ class SQLiteStore:
                 " until = excluded.until, views = excluded.views WHERE excluded.until >= until",
                 [(key, until, views) for key, views in bases],
             )
-            connection.execute("UPDATE appends SET done = done + 1")
+            _saw_change(connection)
         return []
+
+    def write_identity(self, cells: Sequence[tuple[str, IdentityCell]]) -> list[Refusal]:
+        """Write identity cells where none of a later time are."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "INSERT INTO identities VALUES (?, ?, ?, ?) ON CONFLICT (row, qualifier) DO UPDATE SET"
+                " value = excluded.value, time = excluded.time WHERE excluded.time >= time",
+                [(key, *cell) for key, cell in cells],
+            )
+            _saw_change(connection)
+        return []
+
+    def delete_identity(self, columns: Sequence[tuple[str, bytes]]) -> None:
+        """Delete identity cells."""
+        with self._transaction() as connection:
+            connection.executemany("DELETE FROM identities WHERE row = ? AND qualifier = ?", columns)
+            _saw_change(connection)
+
+    def empty_row(self, key: str, until: int) -> None:
+        """Delete the row's views up to an instant, those of the archive too."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM views WHERE row = ? AND qualifier >= ?", (key, _first_at(until)))
+            for (views,) in connection.execute("SELECT views FROM bases WHERE row = ?", (key,)).fetchall():
+                if kept := [cell for cell in decode_base(views) if cell.time > until]:
+                    connection.execute("UPDATE bases SET views = ? WHERE row = ?", (encode_base(kept), key))
+                else:
+                    connection.execute("DELETE FROM bases WHERE row = ?", (key,))
+            _saw_change(connection)
+
+    def drop_membership(self, key: str, time: int) -> None:
+        """Delete membership and profile where they are of no newer read."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM profiles WHERE row = ? AND time <= ?", (key, time))
 
     def read_windows(self, keys: Sequence[str], limit: int) -> WindowRead:
         """At most ``limit`` newest views of each row, as of one snapshot."""
         query = "SELECT qualifier, value FROM views WHERE row = ? ORDER BY qualifier LIMIT ?"
         base = "SELECT views FROM bases WHERE row = ?"
         with self._snapshot() as connection:
-            (time,) = connection.execute("SELECT done FROM appends").fetchone()
+            (done,) = connection.execute("SELECT done FROM appends").fetchone()
+            identities = {key: found for key in keys if (found := _identity_cells(connection, key))}
             cells = {key: list(map(_CELL, connection.execute(query, (key, limit)))) for key in keys}
             bases = [(key, *found) for key in keys if (found := connection.execute(base, (key,)).fetchone()) is not None]
-        return WindowRead(time, cells | {key: united(cells[key], decode_base(views), limit) for key, views in bases})
+        cells |= {key: united(cells[key], decode_base(views), limit) for key, views in bases}
+        return WindowRead(done, cells, {key: identity_of(found) for key, found in identities.items()})
 
     def write_memberships(self, updates: Sequence[RowUpdate]) -> list[Refusal]:
         """Write membership and profile where no newer read has written, and collect views older than ``keep_from``."""
@@ -115,28 +170,24 @@ class SQLiteStore:
             )
             connection.executemany(
                 "DELETE FROM views WHERE row = ? AND qualifier >= ?",
-                [(update.key, view_cell(update.keep_from, "", b"").qualifier[:8]) for update in updates],
+                [(update.key, _first_at(update.keep_from)) for update in updates],
             )
         return []
 
-    def write_consent(self, key: str, consent: Consent) -> None:
-        """Keep a consent where none of a later time is."""
-        with self._transaction() as connection:
-            connection.execute(
-                "INSERT INTO consents VALUES (?, ?, ?) ON CONFLICT (row) DO UPDATE SET"
-                " time = excluded.time, consent = excluded.consent WHERE excluded.time >= time",
-                (key, consent.time, encode_cell(consent)),
-            )
-
     def read_row(self, key: str) -> ProfileRow:
-        """The membership, profile and consent of one row."""
+        """The membership, profile and identity of one row."""
         return self.read_rows([key])[key]
 
     def read_rows(self, keys: Sequence[str]) -> dict[str, ProfileRow]:
         """The rows of all keys, as of one snapshot."""
+        query = "SELECT membership, profile, candidate FROM profiles WHERE row = ?"
         with self._snapshot() as connection:
-            found = {key: connection.execute(_ROW, (key,)).fetchone() for key in keys}
-        return {key: decode_row(key, *cells) for key, cells in found.items()}
+            cells = {key: connection.execute(query, (key,)).fetchone() or (None, None, None) for key in keys}
+            identities = {key: _identity_cells(connection, key) for key in keys}
+        return {
+            key: decode_row(key, membership, profile, candidate, identities[key])
+            for key, (membership, profile, candidate) in cells.items()
+        }
 
     def write_state(self, name: str, value: bytes, until: int) -> None:
         """Keep a value under a name where none of a later time is."""
@@ -155,13 +206,66 @@ class SQLiteStore:
             found = connection.execute("SELECT value FROM states WHERE name = ?", (name,)).fetchone()
         return None if found is None else bytes(found[0])
 
-    def forget(self, key: str) -> None:
-        """Delete the row with all it holds."""
+    def bury(self, tombstones: Sequence[Tombstone]) -> None:
+        """Keep tombstones, the newest of each digest."""
         with self._transaction() as connection:
-            connection.execute("DELETE FROM bases WHERE row = ?", (key,))
-            connection.execute("DELETE FROM views WHERE row = ?", (key,))
-            connection.execute("DELETE FROM profiles WHERE row = ?", (key,))
-            connection.execute("DELETE FROM consents WHERE row = ?", (key,))
+            connection.executemany(
+                "INSERT INTO tombstones VALUES (?, ?, ?)"
+                " ON CONFLICT (digest) DO UPDATE SET time = excluded.time WHERE excluded.time > time",
+                tombstones,
+            )
+            connection.execute("UPDATE burials SET number = number + 1")
+
+    def burials(self) -> int:
+        """How often ``bury`` was called."""
+        with self._snapshot() as connection:
+            return int(connection.execute("SELECT number FROM burials").fetchone()[0])
+
+    def tombstones(self) -> list[Tombstone]:
+        """All tombstones."""
+        with self._snapshot() as connection:
+            return [Tombstone(*found) for found in connection.execute("SELECT digest, version, time FROM tombstones")]
+
+    def forget(self, keys: Sequence[str]) -> None:
+        """Delete rows with all they hold."""
+        with self._transaction() as connection:
+            for table in _TABLES_OF_ROWS:
+                connection.executemany(f"DELETE FROM {table} WHERE row = ?", [(key,) for key in keys])
+            _saw_change(connection)
+
+    def purge(self) -> None:
+        """Write the log back into the file and cut it off: deleted cells are overwritten there (``secure_delete``)."""
+        deadline = time.monotonic() + BUSY_TIMEOUT_S
+        while True:
+            with self._translated_faults():
+                busy, *_ = self._connection().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if not busy:
+                return
+            if time.monotonic() > deadline:
+                msg = f"store {self.uri} has been read without a pause for {BUSY_TIMEOUT_S:.0f} s: its log can't be cut off"
+                raise StoreUnavailableError(msg)
+            time.sleep(_PURGE_AGAIN_S)
+
+    def dump(self, key: str) -> Dump:
+        """All that a row rests on, as of one snapshot."""
+        views = "SELECT qualifier, value FROM views WHERE row = ? ORDER BY qualifier"
+        with self._snapshot() as connection:
+            return Dump(
+                list(map(_CELL, connection.execute(views, (key,)))),
+                connection.execute("SELECT until, views FROM bases WHERE row = ?", (key,)).fetchone(),
+                _identity_cells(connection, key),
+            )
+
+    def keys(self) -> Iterator[str]:
+        """The keys of all rows, in order; a page is one snapshot."""
+        after = ""
+        while True:
+            with self._snapshot() as connection:
+                page = [key for (key,) in connection.execute(_KEYS, {"after": after, "page": _SCAN_PAGE})]
+            if not page:
+                return
+            yield from page
+            after = page[-1]
 
     def scan(self) -> Iterator[ProfileRow]:
         """Every row that has a membership, in order of key; a page is one snapshot."""
@@ -171,7 +275,7 @@ class SQLiteStore:
                 page = connection.execute(_PAGE, (after, _SCAN_PAGE)).fetchall()
             if not page:
                 return
-            yield from (decode_row(*cells) for cells in page)
+            yield from (row for cells in page if (row := decode_row(*cells)).membership is not None)
             after = page[-1][0]
 
     def close(self) -> None:
@@ -223,6 +327,22 @@ class SQLiteStore:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute("PRAGMA cache_size = -65536")
+            connection.execute("PRAGMA secure_delete = ON")
             self._local.connection = connection
             self._connections.append(connection)
         return connection
+
+
+def _identity_cells(connection: sqlite3.Connection, key: str) -> list[IdentityCell]:
+    query = "SELECT qualifier, value, time FROM identities WHERE row = ?"
+    return [IdentityCell(*found) for found in connection.execute(query, (key,))]
+
+
+def _saw_change(connection: sqlite3.Connection) -> None:
+    """Of two reads the one after a change is the newer one."""
+    connection.execute("UPDATE appends SET done = done + 1")
+
+
+def _first_at(until: int) -> bytes:
+    """Where the columns of views at or before an instant begin."""
+    return view_cell(until, "", b"").qualifier[:8]

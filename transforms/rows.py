@@ -1,0 +1,161 @@
+"""Rows from views: what a person's views come to, as the cells of their row, and rows read, evaluated and written."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections import Counter
+from collections.abc import Collection, Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from schemas.identity import FOR_EVER, MAX_LINKS, NEVER, counted_links, emptied_until
+from schemas.instants import LAST_INSTANT_MS
+from schemas.profile_row import (
+    RETENTION_MS,
+    Emptied,
+    Emptiness,
+    Profile,
+    ViewCell,
+    encode_cell,
+    linked_cell,
+    user_link_cell,
+)
+from schemas.view import unpack_attributes
+from serving.store import RowUpdate, Store
+from transforms.canary import Prepared, answers_of
+from transforms.kernel import MAX_VIEWS
+from transforms.membership import Views
+from transforms.people import People, Person, read_people
+
+TOP_VALUES: Final = 5
+_CACHED_PROFILES: Final = 1 << 16
+
+
+class Refreshed(NamedTuple):
+    """What refreshing rows came to: keys that the store refused for good, and why; by row since when its views count (ms UTC)."""
+
+    refused: dict[str, str]
+    counting_from: dict[str, int]  # only of rows whose person ever opted out
+
+
+def views_of(cells: Sequence[ViewCell]) -> Views:
+    """The distinct views in a row's cells (newest first), in order of (event time, event id)."""
+    cells = distinct_cells(cells)
+    prefixes = b"".join([cell.qualifier[:8] for cell in cells])
+    times = LAST_INSTANT_MS - np.frombuffer(prefixes, ">i8").astype(np.int64)[::-1]
+    return Views(times, [cell.value for cell in reversed(cells)])
+
+
+def profile_of(views: Views) -> Profile:
+    """The preference profile of a window: per category attribute the shares of its five most seen values."""
+    seen = Counter(itertools.chain.from_iterable(map(_categories, views.packed)))
+    shares: dict[str, dict[str, float]] = {}
+    for (name, value), number in sorted(seen.items(), key=lambda item: (item[0][0], -item[1], item[0][1])):
+        top = shares.setdefault(name, {})
+        if len(top) < TOP_VALUES:
+            top[value] = round(number / len(views.packed), 4)
+    return Profile(len(views.packed), int(views.times[-1]), shares)
+
+
+def distinct_cells(cells: Sequence[ViewCell]) -> list[ViewCell]:
+    """A row's cells, newest first, with each event once: of its copies the earliest, then the one of the smallest value."""
+    if len({cell.event for cell in cells}) == len(cells):
+        return list(cells)
+    first: dict[bytes, ViewCell] = {}
+    for cell in cells:
+        known = first.get(cell.event)
+        if known is None or (cell.time, cell.value) < (known.time, known.value):
+            first[cell.event] = cell
+    return sorted(first.values())
+
+
+def kept_views(views: Views) -> Views:
+    """Those of a user's views that the row rests on: the newest 1,000 of the ten days up to the newest."""
+    oldest = int(np.searchsorted(views.times, views.times[-1] - RETENTION_MS, "right"))
+    kept = slice(max(oldest, len(views.times) - MAX_VIEWS), None)
+    return Views(views.times[kept], views.packed[kept])
+
+
+def update_of(key: str, cells: Sequence[ViewCell], read_time: int, rules: Prepared) -> RowUpdate:
+    """What a row's membership and profile must be, from its person's views as read at ``read_time``."""
+    views = kept_views(views_of(cells))
+    as_of = int(views.times[-1])
+    current, shadow = answers_of(key, views, rules)
+    candidate = None if shadow is None else encode_cell(shadow)
+    return RowUpdate(key, read_time, encode_cell(current), encode_cell(profile_of(views)), as_of - RETENTION_MS, candidate)
+
+
+def refresh_rows(store: Store, rules: Prepared, keys: Sequence[str], relinked: Collection[str] = ()) -> Refreshed:
+    """Read the people of some rows, evaluate, write their memberships.
+
+    ``relinked`` are rows whose links changed: all who were ever linked to them are refreshed too.
+    """
+    people = read_people(store, keys, relinked)
+    updates: list[RowUpdate] = []
+    starts: dict[str, int] = {}
+    for key in people.keys:
+        person = people.person(key)
+        if person.start != NEVER:
+            starts.update(dict.fromkeys(person.rows, person.start))
+        update = _update_of_person(person, people, rules)
+        if update is not None:
+            updates.append(update)
+    updates += [_emptied(key, "alias", people) for key in relinked if people.owner(key) is not None]
+    refused = {updates[refusal.position].key: refusal.message for refusal in store.write_memberships(updates)}
+    _tidy(store, people, [*keys, *people.keys], relinked)
+    return Refreshed(refused, starts)
+
+
+def _update_of_person(person: Person, people: People, rules: Prepared) -> RowUpdate | None:
+    """Their row; ``None`` where there is nothing to say: nobody was linked, and all views are older than the store keeps."""
+    if people.owner(person.key) is not None:
+        return None
+    if cells := person.counting:
+        update = update_of(person.key, cells, people.read.time, rules)
+        return update if person.rows == (person.key,) else update._replace(keep_from=_oldest_kept(person.key, people))
+    if person.start == FOR_EVER:
+        return _emptied(person.key, "opted_out", people)
+    identity = people.identity(person.key)
+    if identity.links or identity.linked or identity.said or identity.unlinked != NEVER:
+        return _emptied(person.key, "no_views", people)
+    return None
+
+
+def _emptied(key: str, why: Emptiness, people: People) -> RowUpdate:
+    return RowUpdate(key, people.read.time, encode_cell(Emptied(why)), b"", _oldest_kept(key, people))
+
+
+def _oldest_kept(key: str, people: People) -> int:
+    """Until when a row's own views may be removed: by the newest of its own, for one day they may be its own again."""
+    cells = people.read.cells.get(key)
+    return cells[0].time - RETENTION_MS if cells else NEVER
+
+
+def _tidy(store: Store, people: People, keys: Sequence[str], relinked: Collection[str]) -> None:
+    """Remove views that an opt-out of their own row emptied it of, and links that say nothing that others don't."""
+    for key in dict.fromkeys(keys):
+        until, cells = emptied_until(people.identity(key).said), people.read.cells.get(key)
+        if until != NEVER and cells and cells[-1].time <= until:
+            store.empty_row(key, until)
+    idle = [(key, column) for key in dict.fromkeys([*relinked, *people.keys]) for column in _idle_links(people, key)]
+    if idle:
+        store.delete_identity(idle)
+
+
+def _idle_links(people: People, key: str) -> list[bytes]:
+    identity = people.identity(key)
+    if len(identity.links) + len(identity.linked) < 2 and identity.unlinked == NEVER:
+        return []
+    first = counted_links(link for link in identity.links if link.time > identity.unlinked)[:MAX_LINKS]
+    linked = counted_links(identity.linked)
+    return [
+        *(user_link_cell(link).qualifier for link in set(identity.links).difference(first)),
+        *(linked_cell(link).qualifier for link in set(identity.linked).difference(linked)),
+    ]
+
+
+@functools.lru_cache(_CACHED_PROFILES)
+def _categories(packed: bytes) -> tuple[tuple[str, str], ...]:
+    return tuple((name, value) for name, value in unpack_attributes(packed).items() if isinstance(value, str))
