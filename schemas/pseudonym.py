@@ -43,18 +43,17 @@ class PseudonymKey(NamedTuple):
 
 
 class KeyRing(NamedTuple):
-    """The keys that are in use, newest first: the first writes; the others still read, until what they wrote has been moved."""
+    """The keys that are in use, newest version first, and the one that writes.
+
+    The others read: what older ones wrote is moved; newer ones are known before any process writes with them.
+    """
 
     keys: tuple[PseudonymKey, ...]
-
-    @property
-    def current(self) -> PseudonymKey:
-        """The key that writes."""
-        return self.keys[0]
+    current: PseudonymKey
 
 
 def ring_of(text: str, where: str) -> KeyRing:
-    """The keys in a text, one a line, each ``VERSION:SECRET``; a bare secret is version 1.
+    """The keys in a text, one a line, each ``VERSION:SECRET``; a bare secret is version 1. The first writes.
 
     ``ConfigError`` when there is none, one is shorter than 16 bytes, or two have one version.
     """
@@ -73,7 +72,7 @@ def ring_of(text: str, where: str) -> KeyRing:
     if not keys:
         msg = f"{where}: length == 0 bytes, must be at least {MIN_KEY_BYTES} (try: openssl rand -hex 32)"
         raise ConfigError(msg)
-    return KeyRing(tuple(keys[version] for version in sorted(keys, reverse=True)))
+    return KeyRing(tuple(keys[version] for version in sorted(keys, reverse=True)), next(iter(keys.values())))
 
 
 def pseudonym_of(key: PseudonymKey, raw_id: str) -> str:
@@ -102,7 +101,7 @@ def version_of(pseudonym: str) -> int:
 def seal(key: PseudonymKey, raw_id: str) -> bytes:
     """The raw id, encrypted: equal ids give equal bytes.
 
-    >>> opened(KeyRing((PseudonymKey(b"k" * 16),)), seal(PseudonymKey(b"k" * 16), "u1"))
+    >>> opened(ring_of("k" * 16, "an example"), seal(PseudonymKey(b"k" * 16), "u1"))
     'u1'
     """
     return key.version.to_bytes(_VERSION_BYTES, "big") + _cipher_of(key.secret).encrypt(raw_id.encode(), None)
@@ -137,8 +136,10 @@ class Pseudonyms:
         return known
 
     def names(self, raw_id: str) -> tuple[str, ...]:
-        """All pseudonyms of a raw id that may be in use, the current key's first."""
-        return (self(raw_id), *(pseudonym_of(key, raw_id) for key in self.ring.keys[1:]))
+        """All pseudonyms of a raw id that may be in use, the newest key's first."""
+        if len(self.ring.keys) == 1:
+            return (self(raw_id),)
+        return tuple(pseudonym_of(key, raw_id) for key in self.ring.keys)
 
     def seal(self, raw_id: str) -> bytes:
         """The raw id, encrypted with the current key."""
