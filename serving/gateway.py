@@ -22,8 +22,9 @@ from schemas.decoding import Attributes
 from schemas.errors import EventError, StoreError
 from schemas.event import MAX_ID_BYTES, MAX_MESSAGE_BYTES
 from schemas.filters import FilterError
+from schemas.identity import Said
 from schemas.instants import clock_ms
-from schemas.profile_row import Consent
+from schemas.profile_row import consent_cell
 from serving.access import Access, Refused, may
 from serving.ingest import NoRoomError, consent_event, taken
 from serving.messages import ConsentAnswer, Fault, FaultAnswer, FeaturedRequest, Health
@@ -145,14 +146,14 @@ class _Events:
 
     def __init__(self, parts: Parts, clock: Callable[[], int]) -> None:
         self._outbox, self._clock = parts.outbox, clock
-        self._attributes, self._pseudonym = Attributes(parts.catalogue), parts.pseudonym
+        self._attributes, self._pseudonyms = Attributes(parts.catalogue), parts.pseudonyms
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         body = await _body(req)
         if self._outbox is None:
             raise _fault(503, "no_events", "this gateway was started without --events: it has nowhere to send them")
         try:
-            answer = taken(body, self._attributes, self._pseudonym, self._outbox.put_all, self._clock())
+            answer = taken(body, self._attributes, self._pseudonyms, self._outbox.put_all, self._clock())
         except EventError as fault:
             raise _fault(400, fault.reason, str(fault)) from fault
         except NoRoomError as fault:
@@ -195,14 +196,15 @@ class _Consent:
     async def _keep(self, user: str, now: int) -> None:
         if self._room.locked():  # a store that is gone must not gather callers without end
             raise _fault(503, "overloaded", "too many are waiting for the store, try again", {"Retry-After": "2"})
-        write = functools.partial(self._store.write_consent, self._parts.pseudonym(user), Consent(self._opted_out, now))
+        cell = consent_cell(Said(now, self._opted_out))
+        write = functools.partial(self._store.write_identity, [(self._parts.pseudonyms(user), cell)])
         async with self._room:
             await asyncio.get_running_loop().run_in_executor(_CONSENTS, write)
 
     def _tell(self, user: str, now: int) -> None:
         """The event, for the stream and the archive. It goes first: whoever gets no answer here may still be heard there."""
         if self._parts.outbox is not None:
-            self._parts.outbox.put(consent_event(self._parts.pseudonym(user), now, opted_out=self._opted_out))
+            self._parts.outbox.put(consent_event(self._parts.pseudonyms(user), now, opted_out=self._opted_out))
 
 
 class _Health:

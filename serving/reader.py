@@ -92,7 +92,7 @@ class SegmentReader:
         row, source, reason = read
         if row is None:
             return SegmentsRead((), None, None, None, source, reason)
-        if row.consent is not None and row.consent.opted_out:
+        if row.opted_out or row.emptied == "opted_out":
             return SegmentsRead((), None, None, None, source, "opted_out")
         membership = row.membership
         if membership is None:

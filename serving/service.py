@@ -16,6 +16,7 @@ from schemas.exposure import Clash as ExposedClash
 from schemas.exposure import Exposure
 from schemas.filters import Filters, parse_filters
 from schemas.instants import format_instant
+from schemas.pseudonym import Pseudonyms
 from schemas.release import Release
 from schemas.rules import RuleSet
 from schemas.settings import Settings
@@ -42,7 +43,7 @@ class Parts(NamedTuple):
     """
 
     reader: SegmentReader
-    pseudonym: Callable[[str], str]
+    pseudonyms: Pseudonyms
     catalogue: Catalogue
     settings: Settings
     metrics: Metrics
@@ -179,10 +180,10 @@ class Service:
 
     def _impression(self, chosen: Chosen, place: int) -> dict[str, Any]:
         request, read, featured = chosen.request, chosen.read, chosen.featured
-        user = None if request.user_id is None else self._parts.pseudonym(request.user_id)
-        anonymous = None if request.anonymous_id is None else self._parts.pseudonym(request.anonymous_id)
+        user = None if request.user_id is None else self._parts.pseudonyms(request.user_id)
+        anonymous = None if request.anonymous_id is None else self._parts.pseudonyms(request.anonymous_id)
         if user is None and anonymous is None:
-            anonymous = self._parts.pseudonym(request.session_id)
+            anonymous = self._parts.pseudonyms(request.session_id)
         personal, shown, default = featured.positions[place], chosen.shown[place], featured.default[place]
         share = self._parts.settings.conflict_sample
         exposure: Exposure = exposure_to(

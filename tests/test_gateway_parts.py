@@ -27,7 +27,7 @@ class Stuck:
     def __init__(self) -> None:
         self.go, self.written = threading.Event(), 0
 
-    def write_consent(self, key: str, consent: Any) -> None:
+    def write_identity(self, cells: Any) -> None:
         assert self.go.wait(20)
         self.written += 1
 

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from schemas.errors import RowError, StoreError, StoreTimeoutError, StoreUnavailableError
-from schemas.profile_row import Consent, Membership, ProfileRow, SegmentSpans, Span
+from schemas.profile_row import Membership, ProfileRow, SegmentSpans, Span
 from serving.reader import SegmentReader, SegmentsRead
 from serving.row_loader import PROBE_KEY, Limits
 from serving.store.rows import Rows
@@ -22,10 +22,9 @@ NOW = 1_000_000_000_000
 LIMITS = Limits(deadline_s=0.5, max_reads=2, max_rows_a_read=3, max_waiting=4, probe_every_s=0.01, reconnect_every_s=0.03)
 
 
-def row(key: str, *names: str, as_of: int = NOW - 1_000, opted_out: bool | None = None) -> ProfileRow:
+def row(key: str, *names: str, as_of: int = NOW - 1_000, opted_out: bool = False) -> ProfileRow:
     spans = [SegmentSpans(name, [Span(as_of, NOW + 60_000, 0.9 - index / 10, 10, 9)]) for index, name in enumerate(names)]
-    consent = None if opted_out is None else Consent(opted_out, NOW)
-    return ProfileRow(key, Membership(7, as_of, spans), None, None, consent)
+    return ProfileRow(key, Membership(7, as_of, spans), None, opted_out=opted_out)
 
 
 class PlayedRows:
@@ -124,7 +123,7 @@ def test_segments_come_with_version_age_and_source() -> None:
         (ProfileRow("k:ann", None, None), (), "unknown_user"),
         (row("k:ann"), (), "no_segments"),
         (row("k:ann", "suv", opted_out=True), (), "opted_out"),
-        (ProfileRow("k:ann", None, None, None, Consent(opted_out=True, time=1)), (), "opted_out"),
+        (ProfileRow("k:ann", None, None, opted_out=True), (), "opted_out"),
         (row("k:ann", "suv"), ("suv",), "withdrawn"),
         (row("k:ann", "suv", as_of=NOW + 6 * 60_000), (), "clock_behind"),
         (RowError("row k:ann…: a cell can't be read"), (), "bad_row"),

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import StoreError, StoreTimeoutError, StoreUnavailableError
+from schemas.identity import Said
 from schemas.instants import clock_ms
-from schemas.profile_row import Consent
+from schemas.profile_row import consent_cell
 from serving.store import RowUpdate, Store, open_store
 from serving.store.row_chunks import Cell, RowMerger
 from serving.store.rows import RowReader, Rows, open_rows
@@ -47,8 +48,7 @@ def test_rows_are_those_of_the_store_itself(store: Store) -> None:
     users = [f"u{number}" for number in range(40)]
     members(store, users[:20], clock_ms())
     keys = [row.key for row in store.scan()] + ["1:" + "0" * 64]
-    store.write_consent(keys[0], Consent(opted_out=True, time=1_000))
-    store.write_consent(keys[-1], Consent(opted_out=True, time=1_000))
+    store.write_identity([(key, consent_cell(Said(1_000, opted_out=True))) for key in (keys[0], keys[-1])])
     found = reading(store.uri, lambda rows: rows.read(keys, 5.0))
     assert found == store.read_rows(keys)
     assert sum(row.membership is not None for row in store.read_rows(keys).values()) == 20
