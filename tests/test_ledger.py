@@ -1,0 +1,126 @@
+"""The ledger keeps what must outlive the archive's events, and nothing of whom was forgotten."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.errors import ConfigError
+from schemas.identity import Tombstone, digest_of
+from schemas.ledger import SCHEMA, TOMBSTONE, Entry, entries_in, entry_of_tombstone, ledger_of, tombstone_in
+from tests.memory_files import OBJECTS
+from transforms.ledger import change_ledger, ledger_mark, ledger_path, read_ledger, settled, with_entries
+
+A, B, U, V = (f"1:{letter * 64}" for letter in "abef")
+
+
+def link(anonymous: str, user: str, time: int) -> Entry:
+    return Entry("link", anonymous, time, f"e{time}", "identify", user)
+
+
+def grave(pseudonym: str, time: int) -> Entry:
+    return entry_of_tombstone(Tombstone(digest_of(pseudonym), 1, time))
+
+
+def adding(*entries: Entry):
+    return lambda ledger: with_entries(ledger, list(entries))
+
+
+@pytest.fixture(params=["local", "remote"])
+def archive(request, tmp_path: Path, monkeypatch) -> str:
+    monkeypatch.setattr("transforms.whole_files.CLAIM_SETTLES_S", 0.01)
+    OBJECTS.clear()
+    return str(tmp_path) if request.param == "local" else "memory://bucket/archive"
+
+
+def test_an_archive_without_a_ledger_has_an_empty_one(archive):
+    assert read_ledger(archive).schema == SCHEMA
+    assert len(read_ledger(archive)) == 0
+    assert ledger_mark(archive) == ""
+
+
+def test_what_is_written_is_read_again_in_order_and_once(archive):
+    entries = [link(A, U, 5), Entry("opt_out", U, 9, "e9", "opt_out", sealed=b"\1"), link(A, U, 5), Entry("unlink", A, 4)]
+    change_ledger(archive, adding(*entries))
+    assert entries_in(read_ledger(archive)) == sorted(set(entries))
+
+
+def test_its_mark_changes_when_it_does_and_only_then(archive):
+    change_ledger(archive, adding(link(A, U, 5)))
+    first = ledger_mark(archive)
+    change_ledger(archive, lambda ledger: ledger)
+    assert ledger_mark(archive) == first
+    change_ledger(archive, adding(link(A, U, 5), link(B, U, 6)))
+    assert ledger_mark(archive) != first
+
+
+def test_a_change_that_fails_leaves_all_as_it_was(tmp_path):
+    change_ledger(str(tmp_path), adding(link(A, U, 5)))
+    with pytest.raises(ZeroDivisionError):
+        change_ledger(str(tmp_path), lambda ledger: 1 // 0)
+    assert entries_in(read_ledger(str(tmp_path))) == [link(A, U, 5)]
+
+
+def test_changes_made_at_once_are_all_there(tmp_path):
+    def add(number: int) -> None:
+        for time in range(number * 100, number * 100 + 8):
+            change_ledger(str(tmp_path), adding(link(A, U, time)))
+
+    threads = [threading.Thread(target=add, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(read_ledger(str(tmp_path))) == 32
+
+
+def test_a_broken_file_is_named(tmp_path):
+    path = Path(ledger_path(str(tmp_path)))
+    path.parent.mkdir()
+    path.write_bytes(b"no Parquet")
+    with pytest.raises(ConfigError, match=r"identity ledger == .*ledger.parquet, must be readable Parquet"):
+        read_ledger(str(tmp_path))
+
+
+def test_nothing_of_a_forgotten_id_gets_back_in(tmp_path):
+    change_ledger(str(tmp_path), adding(link(A, U, 5), link(B, V, 5), Entry("opt_out", U, 6), Entry("opt_in", U, 11)))
+    change_ledger(str(tmp_path), adding(grave(U, 10)))
+    change_ledger(str(tmp_path), adding(link(A, U, 3), Entry("opt_out", U, 10)))
+    kept = [entry for entry in entries_in(read_ledger(str(tmp_path))) if entry.kind != TOMBSTONE]
+    assert kept == [link(B, V, 5), Entry("opt_in", U, 11)]
+    data = Path(ledger_path(str(tmp_path))).read_bytes()
+    assert A[2:].encode() not in data
+
+
+def test_an_anonymous_id_of_a_forgotten_user_is_forgotten_too_unless_it_was_unlinked():
+    ledger = settled(ledger_of([link(A, U, 5), link(B, U, 5), Entry("unlink", B, 7), grave(U, 10)]))
+    buried = {tombstone_in(entry).digest for entry in entries_in(ledger) if entry.kind == TOMBSTONE}
+    assert buried == {digest_of(U), digest_of(A)}
+
+
+def test_of_several_tombstones_of_an_id_the_newest_stays():
+    assert entries_in(settled(ledger_of([grave(U, 10), grave(U, 12), grave(U, 11)]))) == [grave(U, 12)]
+
+
+ids = st.sampled_from([A, B, U, V])
+entries = st.lists(
+    st.one_of(
+        st.builds(link, ids, ids, st.integers(0, 9)),
+        st.tuples(st.sampled_from(["opt_in", "opt_out", "unlink"]), ids, st.integers(0, 9)).map(lambda said: Entry(*said)),
+        st.builds(grave, ids, st.integers(0, 9)),
+    ),
+    max_size=12,
+)
+
+
+@given(entries, st.data())
+def test_the_order_of_entries_and_settling_them_twice_change_nothing(made, data):
+    once = settled(ledger_of(made))
+    shuffled = pa.concat_tables([ledger_of([entry]) for entry in data.draw(st.permutations(made))] or [ledger_of([])])
+    assert settled(shuffled).equals(once)
+    assert settled(once).equals(once)
