@@ -10,26 +10,35 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
+from schemas.instants import DAY_MS
 from schemas.pseudonym import version_of
 
 NEVER: Final = -1  # before every instant
 FOR_EVER: Final = 1 << 62  # after every instant
 MAX_LINKS: Final = 100  # ids that may be linked to one user: behind a "user" of more is no person
+EVIDENCE_DAYS: Final = 10  # for which evidence is kept beside the first, back from the newest
 DIGEST_BYTES: Final = 16
 _TOMBSTONE: Final = b"forecourt tombstone\0"
 
 
 class Link(NamedTuple):
-    """Evidence that two ids are one person: an event with both, at ``time`` (ms UTC).
+    """Evidence that an anonymous id is a user's: an event with both, at ``time`` (ms UTC). In order of (time, event id, user).
 
-    On the anonymous id's side ``other`` is the user, on the user's side the anonymous id. In order of (time, event id, other).
+    Of the events of one UTC date with the same two ids only the first is evidence.
     """
 
     time: int
     event_id: str
-    other: str
+    other: str  # the user
     event_type: str
-    sealed: bytes  # the other id; empty where it isn't known
+    sealed: bytes  # the user's id; empty where it isn't known
+
+
+class Linked(NamedTuple):
+    """In a user's row: there is evidence, in the row of the anonymous id ``other``, that it is theirs, or was said to be."""
+
+    other: str
+    sealed: bytes  # that id; empty where it isn't known
 
 
 class Said(NamedTuple):
@@ -40,13 +49,13 @@ class Said(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """What a row says of its id, beside views: sorted links to users (``links``) and of anonymous ids (``linked``), and consents.
+    """What a row says of its id, beside views: links to users, anonymous ids that are linked to it, and consents; all sorted.
 
     Links at or before ``unlinked`` (ms UTC) are void. ``sealed`` is the row's own id.
     """
 
     links: tuple[Link, ...] = ()
-    linked: tuple[Link, ...] = ()
+    linked: tuple[Linked, ...] = ()
     said: tuple[Said, ...] = ()
     unlinked: int = NEVER
     sealed: bytes = b""
@@ -89,18 +98,45 @@ def conflicts_of(links: Iterable[Link], unlinked: int = NEVER) -> set[str]:
     return {link.other for link in links if first is not None and link.time > unlinked and link.other != first.other}
 
 
-def counted_links(linked: Iterable[Link]) -> list[Link]:
-    """Of the ids linked to one user the first link each, for the first hundred ids.
+def counted(linked: Iterable[Linked]) -> list[Linked]:
+    """Of the ids linked to one user those that count: a hundred, the first by pseudonym, for that is no order of arrival."""
+    return sorted(linked)[:MAX_LINKS]
 
-    >>> [link.other for link in counted_links([Link(2, "e2", "a", "lead", b""), Link(1, "e1", "a", "lead", b"")])]
-    ['a']
+
+def evidence_of(links: Iterable[Link], unlinked: int = NEVER) -> list[Link]:
+    """Of links those that say something: of a user and UTC date the first that isn't void, of the first and the newest ten dates.
+
+    The first alone says whose an id is; the others are for when it is forgotten, or unlinked, by an event that comes late.
+
+    >>> day = 86_400_000
+    >>> links = [Link(time, "e", "u", "lead", b"") for time in (1, 2, day, 20 * day, 21 * day, 21 * day + 1)]
+    >>> [link.time // day for link in evidence_of(links)]
+    [0, 20, 21]
     """
-    first: dict[str, Link] = {}
-    for link in sorted(linked):
-        first.setdefault(link.other, link)
-        if len(first) == MAX_LINKS:
-            break
-    return list(first.values())
+    first: dict[tuple[str, int], Link] = {}
+    for link in sorted(links):
+        if link.time > unlinked:
+            first.setdefault((link.other, link.time // DAY_MS), link)
+    kept = sorted(first.values())
+    newest = kept[-1].time // DAY_MS if kept else 0
+    users: set[str] = set()
+    found: list[Link] = []
+    for link in kept:
+        if link.other not in users or link.time // DAY_MS > newest - EVIDENCE_DAYS:
+            found.append(link)
+        users.add(link.other)
+    return found
+
+
+def links_void_until(time: int) -> int:
+    """Up to when links are void (ms UTC) that were forgotten or undone at ``time``: the end of that UTC date.
+
+    Of a date only the first evidence is kept, so whether there was more, later, can't be told.
+
+    >>> links_void_until(5) == 86_400_000 - 1, links_void_until(NEVER) == NEVER
+    (True, True)
+    """
+    return NEVER if time == NEVER else time // DAY_MS * DAY_MS + DAY_MS - 1
 
 
 def counting_from(voices: Sequence[Voice]) -> int:

@@ -7,7 +7,7 @@
 | `membership` | `current`, `candidate`                                 | JSON of `Membership`           | time of the read  |
 | `profile`    | `summary`                                              | JSON of `Profile`              | time of the read  |
 | `identity`   | `a`, ms (8 B), event id, NUL, user                     | event type, NUL, sealed user   | event time        |
-|              | `l`, ms (8 B), event id, NUL, anonymous id             | event type, NUL, sealed id     | event time        |
+|              | `l`, anonymous id                                      | that id, sealed                | 0                 |
 |              | `c`, reversed ms (8 B), `i` or `o`                     | empty: opted in or out         | event time        |
 |              | `s`                                                    | the row's id, sealed           | 0                 |
 |              | `u`                                                    | empty: links so far are void   | of the unlinking  |
@@ -28,7 +28,7 @@ from zlib import crc32
 import msgspec
 
 from schemas.errors import RowError, shown
-from schemas.identity import FOR_EVER, NEVER, Identity, Link, Said, Voice, counting_from, owning_link
+from schemas.identity import FOR_EVER, NEVER, Identity, Link, Linked, Said, Voice, counting_from, owning_link
 from schemas.instants import LAST_INSTANT_MS
 from schemas.rules import MAX_WINDOW_MS
 
@@ -192,14 +192,15 @@ class IdentityCell(NamedTuple):
     time: int
 
 
-def user_link_cell(link: Link) -> IdentityCell:
+def link_cell(link: Link) -> IdentityCell:
     """In an anonymous id's row: the user whom it was seen with."""
-    return _link_cell(LINKS, link)
+    qualifier = LINKS + link.time.to_bytes(8, "big") + link.event_id.encode() + b"\0" + link.other.encode()
+    return IdentityCell(qualifier, link.event_type.encode() + b"\0" + link.sealed, link.time)
 
 
-def linked_cell(link: Link) -> IdentityCell:
-    """In a user's row: the anonymous id that was seen with them."""
-    return _link_cell(LINKED, link)
+def linked_cell(linked: Linked) -> IdentityCell:
+    """In a user's row: an anonymous id that was seen with them."""
+    return IdentityCell(LINKED + linked.other.encode(), linked.sealed, 0)
 
 
 def consent_cell(said: Said) -> IdentityCell:
@@ -225,7 +226,7 @@ def identity_of(cells: Iterable[IdentityCell]) -> Identity:
     Identity(links=(), linked=(), said=(Said(time=5, opted_out=True),), unlinked=7, sealed=b'')
     """
     links: list[Link] = []
-    linked: list[Link] = []
+    linked: list[Linked] = []
     said: list[Said] = []
     sealed, unlinked = b"", NEVER
     for qualifier, value, time in sorted(cells):
@@ -233,7 +234,7 @@ def identity_of(cells: Iterable[IdentityCell]) -> Identity:
         if kind == LINKS:
             links.append(_link_in(qualifier, value))
         elif kind == LINKED:
-            linked.append(_link_in(qualifier, value))
+            linked.append(Linked(qualifier[1:].decode(), value))
         elif kind == CONSENTS:
             said.append(Said(LAST_INSTANT_MS - int.from_bytes(qualifier[1:9], "big"), qualifier[9:] == b"o"))
         elif qualifier == SEALED:
@@ -248,17 +249,12 @@ def identity_of(cells: Iterable[IdentityCell]) -> Identity:
 
 def cells_of(identity: Identity) -> list[IdentityCell]:
     """The cells that say it: the reverse of ``identity_of``."""
-    cells = [*map(user_link_cell, identity.links), *map(linked_cell, identity.linked), *map(consent_cell, identity.said)]
+    cells = [*map(link_cell, identity.links), *map(linked_cell, identity.linked), *map(consent_cell, identity.said)]
     if identity.sealed:
         cells.append(sealed_cell(identity.sealed))
     if identity.unlinked != NEVER:
         cells.append(unlinked_cell(identity.unlinked))
     return sorted(cells)
-
-
-def _link_cell(kind: bytes, link: Link) -> IdentityCell:
-    qualifier = kind + link.time.to_bytes(8, "big") + link.event_id.encode() + b"\0" + link.other.encode()
-    return IdentityCell(qualifier, link.event_type.encode() + b"\0" + link.sealed, link.time)
 
 
 def _link_in(qualifier: bytes, value: bytes) -> Link:

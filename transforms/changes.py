@@ -6,8 +6,20 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from schemas.event import Event
-from schemas.identity import Link, Said
-from schemas.profile_row import IdentityCell, ViewCell, consent_cell, linked_cell, sealed_cell, user_link_cell, view_cell
+from schemas.identity import Link, Linked, Said
+from schemas.instants import DAY_MS
+from schemas.profile_row import (
+    LINKED,
+    LINKS,
+    SEALED,
+    IdentityCell,
+    ViewCell,
+    consent_cell,
+    link_cell,
+    linked_cell,
+    sealed_cell,
+    view_cell,
+)
 
 VIEW: Final = "listing_view"
 _CONSENTS: Final = {"opt_out": True, "opt_in": False}
@@ -38,8 +50,8 @@ def change_of(event: Event) -> Change | None:
     cells: list[tuple[str, IdentityCell]] = []
     if other is not None:
         user, anonymous = event.sealed_user_id or b"", event.sealed_anonymous_id or b""
-        cells.append((other, user_link_cell(Link(event.event_time, event.event_id, key, event.event_type, user))))
-        cells.append((key, linked_cell(Link(event.event_time, event.event_id, other, event.event_type, anonymous))))
+        cells.append((other, link_cell(Link(event.event_time, event.event_id, key, event.event_type, user))))
+        cells.append((key, linked_cell(Linked(other, anonymous))))
     if event.event_type in _CONSENTS:
         cells.append((key, consent_cell(Said(event.event_time, _CONSENTS[event.event_type]))))
     view = view_cell(event.event_time, event.event_id, event.packed) if event.event_type == VIEW else None
@@ -58,7 +70,7 @@ def change_of(event: Event) -> Change | None:
 class Known:
     """What this process has written of late, so that it isn't written with every event: links of pairs of ids, sealed ids.
 
-    A link is known when an earlier one was written: a later one says nothing more. Forgetting what it knows costs a write.
+    A link is known when an earlier one of that date was written. Forgetting what it knows costs a write.
     """
 
     def __init__(self) -> None:
@@ -70,8 +82,7 @@ class Known:
         cells = tuple(cell for cell in change.cells if not self._knows(*cell))
         if len(cells) == len(change.cells):
             return change
-        linked = any(_is_link(cell) for _, cell in cells)
-        return change._replace(cells=cells, other=change.other if linked else None)
+        return change._replace(cells=cells, other=change.other if any(map(_is_link, cells)) else None)
 
     def written(self, changes: Iterable[Change]) -> None:
         """Remember what these said: they are in the store now."""
@@ -92,16 +103,16 @@ class Known:
         if mark is None:
             return False
         known = min((known for each in (self._young, self._old) if (known := each.get(mark)) is not None), default=None)
-        return known is not None and (known < cell.time or not _is_link(cell))
+        return known is not None and (known < cell.time or cell.time == 0)
 
 
-def _is_link(cell: IdentityCell) -> bool:
-    return cell.qualifier[:1] in (b"a", b"l")
+def _is_link(placed: tuple[str, IdentityCell]) -> bool:
+    return placed[1].qualifier[:1] in (LINKS, LINKED)
 
 
 def _mark_of(row: str, cell: IdentityCell) -> int | None:
-    """What is equal for cells that say the same of a row, whenever; ``None`` for those that are always written."""
+    """What is equal for cells of which the first says all; ``None`` for those that are always written."""
     kind = cell.qualifier[:1]
-    if kind == b"s":
+    if kind in (SEALED, LINKED):
         return hash((row, cell))
-    return hash((row, kind, cell.qualifier.rpartition(b"\0")[2])) if _is_link(cell) else None
+    return hash((row, cell.qualifier.rpartition(b"\0")[2], cell.time // DAY_MS)) if kind == LINKS else None

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from schemas.identity import NEVER, NOBODY, digest_of, tombstone_of
-from schemas.profile_row import LINKED, cells_of, linked_cell, user_link_cell
+from schemas.identity import NEVER, NOBODY, Link, Linked, digest_of, links_void_until, tombstone_of
+from schemas.profile_row import LINKED, cells_of, link_cell, linked_cell
 from serving.store import Store
 from transforms.canary import Prepared
 from transforms.changes import Change
@@ -64,7 +64,7 @@ def allowed(changes: Sequence[Change], graves: Graves) -> Allowed:
             found.refused.append(change)
             if change.other is not None:
                 found.implied[change.other, change.time] = buried
-        elif change.other is not None and change.time <= graves.time_of(change.other):
+        elif change.other is not None and change.time <= links_void_until(max(buried, graves.time_of(change.other))):
             cells = tuple((row, cell) for row, cell in change.cells if row == change.key and cell.qualifier[:1] != LINKED)
             found.changes.append(change._replace(other=None, cells=cells))
         else:
@@ -79,12 +79,9 @@ def forget_people(store: Store, rules: Prepared, people: Mapping[str, int]) -> d
     """
     store.bury([tombstone_of(key, time) for key, time in people.items()])
     everybody = dict(people)
-    identities = store.read_windows(list(people), 1).identities
-    links = [(link, time) for key, time in people.items() if key in identities for link in identities[key].linked]
-    others = store.read_windows([link.other for link, _ in links], 1).identities if links else {}
-    for link, time in links:
-        if others.get(link.other, NOBODY).unlinked < link.time <= time:
-            everybody[link.other] = max(time, everybody.get(link.other, NEVER))
+    for key, link in _evidence(store, people):
+        if link.time <= people[link.other]:
+            everybody[key] = max(people[link.other], everybody.get(key, NEVER))
     store.bury([tombstone_of(key, time) for key, time in everybody.items() if people.get(key) != time])
     clear_rows(store, rules, everybody)
     return everybody
@@ -103,19 +100,38 @@ def forget_implied(store: Store, rules: Prepared, implied: Mapping[tuple[str, in
 def clear_rows(store: Store, rules: Prepared, people: Mapping[str, int]) -> None:
     """Take out of the rows all that is of these ids up to an instant each (ms UTC), and what other rows say of them."""
     read = store.read_windows(list(people), 1)
+    evidence = _evidence(store, people)
+    evidence += [(key, link) for key in people for link in read.identities.get(key, NOBODY).links if link.other not in people]
     idle: list[tuple[str, bytes]] = []
-    named: dict[str, None] = {}
+    void: set[tuple[str, str]] = set()
+    kept: set[tuple[str, str]] = set()
+    for key, link in evidence:
+        if link.time <= links_void_until(max(people.get(key, NEVER), people.get(link.other, NEVER))):
+            idle.append((key, link_cell(link).qualifier))
+            void.add((key, link.other))
+        else:
+            kept.add((key, link.other))
+    idle += [(user, linked_cell(Linked(key, b"")).qualifier) for key, user in void - kept]
     for key, time in people.items():
         identity = read.identities.get(key, NOBODY)
-        idle += [(key, cell.qualifier) for cell in cells_of(identity) if cell.time <= time]
-        named.update(dict.fromkeys(link.other for link in (*identity.links, *identity.linked) if link.time <= time))
-    others = store.read_windows(list(named), 1).identities if named else {}
-    for key, identity in others.items():
-        about = [(user_link_cell(link), link.other) for link in identity.links]
-        about += [(linked_cell(link), link.other) for link in identity.linked]
-        idle += [(key, cell.qualifier) for cell, other in about if cell.time <= people.get(other, NEVER)]
-    for key, time in people.items():
+        own = cells_of(identity._replace(links=(), linked=()))
+        idle += [(key, cell.qualifier) for cell in own if cell.time <= time]
         store.empty_row(key, time)
         store.drop_membership(key, read.time)
     store.delete_identity(list(dict.fromkeys(idle)))  # last: whoever begins anew must still find whose the others were
-    refresh_rows(store, rules, list({**people, **named}), relinked=set(named))
+    named = {row for pair in void | kept for row in pair}
+    refresh_rows(store, rules, list({**people, **dict.fromkeys(sorted(named))}), relinked=named)
+
+
+def _evidence(store: Store, users: Iterable[str]) -> list[tuple[str, Link]]:
+    """(anonymous id, link) of all ids that are linked to some users, as far as the links are to them and not void."""
+    users = list(users)
+    read = store.read_windows(users, 1).identities
+    linked = list(dict.fromkeys(linked.other for identity in read.values() for linked in identity.linked))
+    theirs = store.read_windows(linked, 1).identities if linked else {}
+    return [
+        (key, link)
+        for key, identity in theirs.items()
+        for link in identity.links
+        if link.other in read and link.time > identity.unlinked
+    ]

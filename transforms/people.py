@@ -17,7 +17,7 @@ from schemas.identity import (
     NOBODY,
     Identity,
     Voice,
-    counted_links,
+    counted,
     counting_from,
     owning_link,
 )
@@ -70,7 +70,7 @@ class People(NamedTuple):
         """The person of a row that is no other's."""
         identity = self.identity(key)
         rows, voices = ([key], [Voice(identity.said, NEVER)]) if self.owner(key) is None else ([], [])
-        for linked in counted_links(identity.linked):
+        for linked in counted(identity.linked):
             theirs = self.identity(linked.other)
             link = owning_link(theirs.links, theirs.unlinked)
             if link is not None and link.other == key and linked.other != key:
@@ -87,7 +87,7 @@ def read_people(store: Store, keys: Sequence[str], relinked: Collection[str] = (
     people = People(read_whole_windows(store, keys), [])
     whose = _whose(people, keys, relinked)
     people = _with_rows(store, people, whose)
-    people = _with_rows(store, people, [link.other for key in whose for link in counted_links(people.identity(key).linked)])
+    people = _with_rows(store, people, [linked.other for key in whose for linked in counted(people.identity(key).linked)])
     return people._replace(keys=whose)
 
 

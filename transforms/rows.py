@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from schemas.identity import FOR_EVER, MAX_LINKS, NEVER, counted_links, emptied_until
+from schemas.identity import FOR_EVER, NEVER, counted, emptied_until, evidence_of
 from schemas.instants import LAST_INSTANT_MS
 from schemas.profile_row import (
     RETENTION_MS,
@@ -19,8 +19,8 @@ from schemas.profile_row import (
     Profile,
     ViewCell,
     encode_cell,
+    link_cell,
     linked_cell,
-    user_link_cell,
 )
 from schemas.view import unpack_attributes
 from serving.store import RowUpdate, Store
@@ -148,12 +148,9 @@ def _idle_links(people: People, key: str) -> list[bytes]:
     identity = people.identity(key)
     if len(identity.links) + len(identity.linked) < 2 and identity.unlinked == NEVER:
         return []
-    first = counted_links(link for link in identity.links if link.time > identity.unlinked)[:MAX_LINKS]
-    linked = counted_links(identity.linked)
-    return [
-        *(user_link_cell(link).qualifier for link in set(identity.links).difference(first)),
-        *(linked_cell(link).qualifier for link in set(identity.linked).difference(linked)),
-    ]
+    idle = set(identity.links).difference(evidence_of(identity.links, identity.unlinked))
+    beyond = set(identity.linked).difference(counted(identity.linked))
+    return [*(link_cell(link).qualifier for link in idle), *(linked_cell(linked).qualifier for linked in beyond)]
 
 
 @functools.lru_cache(_CACHED_PROFILES)
