@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from schemas.event import Event
@@ -76,6 +76,7 @@ class Known:
     def __init__(self) -> None:
         self._young: dict[int, int] = {}
         self._old: dict[int, int] = {}
+        self._full: dict[str, str] = {}
 
     def news(self, change: Change) -> Change:
         """The change without the cells that say nothing new."""
@@ -94,11 +95,19 @@ class Known:
         if len(self._young) >= REMEMBERED // 2:
             self._old, self._young = self._young, {}
 
+    def full(self, users: Mapping[str, str]) -> None:
+        """Remember users to whom as many ids are linked as count, and the last of those: a "user" may be a million browsers."""
+        if len(self._full) > REMEMBERED:
+            self._full.clear()
+        self._full.update(users)
+
     def clear(self) -> None:
         """Know nothing any more: somebody was forgotten, or links were undone."""
-        self._young, self._old = {}, {}
+        self._young, self._old, self._full = {}, {}, {}
 
     def _knows(self, row: str, cell: IdentityCell) -> bool:
+        if cell.qualifier[:1] == LINKED and row in self._full and cell.qualifier[1:].decode() > self._full[row]:
+            return True
         mark = _mark_of(row, cell)
         if mark is None:
             return False

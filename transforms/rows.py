@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from schemas.identity import FOR_EVER, NEVER, counted, emptied_until, evidence_of
+from schemas.identity import FOR_EVER, MAX_LINKS, NEVER, counted, emptied_until, evidence_of
 from schemas.instants import LAST_INSTANT_MS
 from schemas.profile_row import (
     RETENTION_MS,
@@ -34,10 +34,14 @@ _CACHED_PROFILES: Final = 1 << 16
 
 
 class Refreshed(NamedTuple):
-    """What refreshing rows came to: keys that the store refused for good, and why; by row since when its views count (ms UTC)."""
+    """What refreshing rows came to: keys that the store refused for good, and why; by row since when its views count (ms UTC).
+
+    ``full``: the last id that counts of users with as many as may be.
+    """
 
     refused: dict[str, str]
     counting_from: dict[str, int]  # only of rows whose person ever opted out
+    full: dict[str, str]
 
 
 def views_of(cells: Sequence[ViewCell]) -> Views:
@@ -105,7 +109,8 @@ def refresh_rows(store: Store, rules: Prepared, keys: Sequence[str], relinked: C
     updates += [_emptied(key, "alias", people) for key in relinked if people.owner(key) is not None]
     refused = {updates[refusal.position].key: refusal.message for refusal in store.write_memberships(updates)}
     _tidy(store, people, [*keys, *people.keys], relinked)
-    return Refreshed(refused, starts)
+    full = {key: linked[-1].other for key in people.keys if len(linked := counted(people.identity(key).linked)) == MAX_LINKS}
+    return Refreshed(refused, starts, full)
 
 
 def _update_of_person(person: Person, people: People, rules: Prepared) -> RowUpdate | None:

@@ -87,6 +87,7 @@ class Maintainer:
         if found.implied:
             forget_implied(store, rules, found.implied)
         self._known.written(news)
+        self._known.full(done.full)
         if self._graves.look(store):  # after the last write: who was forgotten meanwhile may have come back by it
             self._known.clear()
             clear_rows(store, rules, self._graves.among([*keys, *found.forgotten]))
