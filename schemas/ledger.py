@@ -38,9 +38,9 @@ SCHEMA: Final = pa.schema(
 class Entry(NamedTuple):
     """One thing known, at ``time`` (ms UTC); what a kind has no use for is empty.
 
-    ``key`` is the pseudonym of the row that it is said in: of a link and an unlinking the anonymous id, of a consent the profile. Of
-    a tombstone it is the digest, in hex, and ``version`` the pseudonym's key's. ``other`` is the user of a link. ``sealed`` is the
-    sealed id of ``key``, ``sealed_other`` that of ``other``.
+    ``key`` is the pseudonym of the row that it is said in: of a link and an unlinking the anonymous id, of a consent the profile.
+    Of a tombstone it is the digest, in hex, and ``version`` the pseudonym's key's. ``other`` is the user of a link. ``sealed`` is
+    the sealed id of ``key``, ``sealed_other`` that of ``other``.
     """
 
     kind: Kind

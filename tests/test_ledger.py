@@ -5,16 +5,18 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import ConfigError
-from schemas.identity import Tombstone, digest_of
+from schemas.identity import NEVER, Tombstone, digest_of, links_void_until
+from schemas.instants import DAY_MS
 from schemas.ledger import SCHEMA, TOMBSTONE, Entry, entries_in, entry_of_tombstone, ledger_of, tombstone_in
 from tests.memory_files import OBJECTS
-from transforms.ledger import change_ledger, ledger_mark, ledger_path, read_ledger, settled, with_entries
+from transforms.ledger import change_ledger, ledger_mark, ledger_path, read_ledger, settled, void_until, with_entries
 
 A, B, U, V = (f"1:{letter * 64}" for letter in "abef")
 
@@ -98,9 +100,22 @@ def test_nothing_of_a_forgotten_id_gets_back_in(tmp_path):
 
 
 def test_an_anonymous_id_of_a_forgotten_user_is_forgotten_too_unless_it_was_unlinked():
-    ledger = settled(ledger_of([link(A, U, 5), link(B, U, 5), Entry("unlink", B, 7), grave(U, 10)]))
+    ledger = settled(ledger_of([link(A, U, DAY_MS), link(B, U, DAY_MS), Entry("unlink", B, DAY_MS + 7), grave(U, 2 * DAY_MS)]))
     buried = {tombstone_in(entry).digest for entry in entries_in(ledger) if entry.kind == TOMBSTONE}
     assert buried == {digest_of(U), digest_of(A)}
+
+
+def test_links_of_a_forgotten_id_are_barred_to_the_end_of_that_date():
+    ledger = ledger_of(
+        [link(A, U, DAY_MS - 1), link(A, U, DAY_MS), link(B, V, 12), Entry("opt_out", U, 11), grave(U, 10), grave(B, 11)]
+    )
+    kept = [entry for entry in entries_in(settled(ledger)) if entry.kind != TOMBSTONE]
+    assert kept == [link(A, U, DAY_MS), said]
+
+
+def test_void_is_void_in_columns_as_in_one():
+    times = [NEVER, 0, 5, DAY_MS - 1, DAY_MS]
+    assert void_until(np.array(times)).tolist() == [links_void_until(time) for time in times]
 
 
 def test_of_several_tombstones_of_an_id_the_newest_stays():
@@ -108,11 +123,12 @@ def test_of_several_tombstones_of_an_id_the_newest_stays():
 
 
 ids = st.sampled_from([A, B, U, V])
+instants = st.integers(0, 9).map(lambda third: third * DAY_MS // 3)
 entries = st.lists(
     st.one_of(
-        st.builds(link, ids, ids, st.integers(0, 9)),
-        st.tuples(st.sampled_from(["opt_in", "opt_out", "unlink"]), ids, st.integers(0, 9)).map(lambda said: Entry(*said)),
-        st.builds(grave, ids, st.integers(0, 9)),
+        st.builds(link, ids, ids, instants),
+        st.tuples(st.sampled_from(["opt_in", "opt_out", "unlink"]), ids, instants).map(lambda said: Entry(*said)),
+        st.builds(grave, ids, instants),
     ),
     max_size=12,
 )

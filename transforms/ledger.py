@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from schemas.errors import ConfigError, StoreError
 from schemas.identity import NEVER, digest_of
+from schemas.instants import DAY_MS
 from schemas.ledger import LINK, SCHEMA, TOMBSTONE, UNLINK, Entry, ledger_of
 from schemas.pseudonym import version_of
 from transforms.whole_files import alone, exists, is_local, read_bytes, replace_bytes
@@ -47,7 +48,7 @@ def read_ledger(archive: str) -> pa.Table:
 def change_ledger(archive: str, change: Callable[[pa.Table], pa.Table]) -> pa.Table:
     """Put what ``change`` makes of the ledger, settled, in its place; what it is now. One at a time: others wait.
 
-    ``ConfigError`` when another has been changing it for ten seconds, ``StoreError`` when it can't be written: all is then as it was.
+    ``ConfigError`` when another has been changing it for ten seconds, ``StoreError`` when it can't be written; it is as it was then.
     """
     path = ledger_path(archive)
     with alone(f"{archive.rstrip('/')}/{FOLDER}/_lock"):
@@ -84,6 +85,7 @@ def settled(ledger: pa.Table) -> pa.Table:
     """Entries that count, each once, in order: none that a tombstone bars, and of several tombstones of an id the newest.
 
     An anonymous id that was linked to a forgotten user by then, and not unlinked since, is forgotten too: it gets a tombstone.
+    Links of forgotten ids are barred to the end of that date (``links_void_until``).
     """
     ledger = ledger.cast(SCHEMA).combine_chunks()
     is_grave = pc.equal(ledger["kind"], TOMBSTONE)
@@ -103,7 +105,7 @@ def _barred(graves: pa.Table, rest: pa.Table) -> tuple[pa.Table, pa.Table]:
     times, key_codes, other_codes = rest["time"].to_numpy(), keys.indices.to_numpy(), others.indices.to_numpy()
     void = np.full(len(digests), NEVER, np.int64)
     undone = pc.equal(rest["kind"], UNLINK).to_numpy()
-    np.maximum.at(void, key_codes[undone], times[undone])
+    np.maximum.at(void, key_codes[undone], void_until(times[undone]))
     links = pc.equal(rest["kind"], LINK).to_numpy() & (times > void[key_codes])
     while True:
         buried = _until(until, of_others)[other_codes]
@@ -113,9 +115,15 @@ def _barred(graves: pa.Table, rest: pa.Table) -> tuple[pa.Table, pa.Table]:
         for code, time in zip(key_codes[implied].tolist(), buried[implied].tolist(), strict=True):
             until[digests[code]] = max(time, until.get(digests[code], NEVER))
             versions[digests[code]] = version_of(keys.dictionary[code].as_py())
-    kept = (times > _until(until, digests)[key_codes]) & (times > _until(until, of_others)[other_codes])
+    until_key, until_other = _until(until, digests)[key_codes], _until(until, of_others)[other_codes]
+    kept = times > np.where(links, void_until(np.maximum(until_key, until_other)), until_key)
     entries = [Entry(TOMBSTONE, key, time, version=versions[key]) for key, time in until.items()]
     return ledger_of(entries), rest.filter(pa.array(kept))
+
+
+def void_until(times: NDArray[np.int64]) -> NDArray[np.int64]:
+    """``links_void_until`` of several instants."""
+    return times // DAY_MS * DAY_MS + (DAY_MS - 1)
 
 
 def _digest(pseudonym: str) -> str:
