@@ -48,7 +48,7 @@ def read_ledger(archive: str) -> pa.Table:
 def change_ledger(archive: str, change: Callable[[pa.Table], pa.Table]) -> pa.Table:
     """Put what ``change`` makes of the ledger, settled, in its place; what it is now. One at a time: others wait.
 
-    ``ConfigError`` when another has been changing it for ten seconds, ``StoreError`` when it can't be written; it is as it was then.
+    ``ConfigError`` when another has been changing it for ten seconds, ``StoreError`` when it can't be written.
     """
     path = ledger_path(archive)
     with alone(f"{archive.rstrip('/')}/{FOLDER}/_lock"):
