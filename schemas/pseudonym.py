@@ -166,10 +166,11 @@ def replaced(value: Any, replacements: Mapping[Any, str]) -> Any:
 def pseudonymise(event: Event, pseudonyms: Pseudonyms) -> Event:
     """The event with pseudonyms for its ids, in its experiment object too, and the ids sealed.
 
-    An event that has pseudonyms already stays as it is.
+    An event that has pseudonyms already stays as it is, but those of another key of the ring become the current one's, where
+    they come with the sealed id.
     """
     if event.pseudonymised:
-        return event
+        return event if len(pseudonyms.ring.keys) == 1 else renamed(event, pseudonyms)
     user_id, anonymous_id = event.user_id, event.anonymous_id
     user = None if user_id is None else pseudonyms(user_id)
     anonymous = None if anonymous_id is None else pseudonyms(anonymous_id)
@@ -191,6 +192,30 @@ def pseudonymise(event: Event, pseudonyms: Pseudonyms) -> Event:
         True,
         None if user_id is None else pseudonyms.seal(user_id),
         None if anonymous_id is None else pseudonyms.seal(anonymous_id),
+    )
+
+
+def renamed(event: Event, pseudonyms: Pseudonyms) -> Event:
+    """The event with the current key's pseudonyms for those of other keys of the ring whose sealed ids it has."""
+    current, new = pseudonyms.ring.current.version, {}
+    for known, sealed in ((event.user_id, event.sealed_user_id), (event.anonymous_id, event.sealed_anonymous_id)):
+        if known is not None and sealed and version_of(known) != current:
+            raw_id = pseudonyms.opened(sealed)
+            if raw_id is not None and known in pseudonyms.names(raw_id):  # else the wire claims what isn't so
+                new[known] = (pseudonyms(raw_id), pseudonyms.seal(raw_id))
+    if not new:
+        return event
+    user, sealed_user = new.get(event.user_id or "", (event.user_id, event.sealed_user_id))
+    anonymous, sealed_anonymous = new.get(event.anonymous_id or "", (event.anonymous_id, event.sealed_anonymous_id))
+    experiment = event.experiment
+    if experiment is not None:
+        experiment = replaced(experiment, {old: name for old, (name, _) in new.items()})
+    return event._replace(
+        user_id=user,
+        anonymous_id=anonymous,
+        experiment=experiment,
+        sealed_user_id=sealed_user,
+        sealed_anonymous_id=sealed_anonymous,
     )
 
 

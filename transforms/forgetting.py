@@ -1,16 +1,18 @@
 """Forgetting people in the store: tombstones first, then what rows hold of them up to that instant (SEMANTICS §7).
 
-Whoever writes rows looks for new tombstones after the write, so that of a writer and a forget that race, one cleans up after both.
+Whoever writes rows looks for new tombstones after the write, so that of a writer and a forget that race, one cleans up after both. A
+writer that was killed in between gets its events again, and then cleans up what it may have left. A forget that was killed begins
+anew: so what leads from an id to others goes last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from schemas.identity import NEVER, NOBODY, Link, Linked, digest_of, links_void_until, tombstone_of
-from schemas.profile_row import LINKED, cells_of, link_cell, linked_cell
-from serving.store import Store
+from schemas.identity import NEVER, NOBODY, Identity, digest_of, links_void_until, tombstone_of
+from schemas.profile_row import LINKED, SEALED, cells_of, link_cell, linked_cell
+from serving.store import Store, WindowRead
 from transforms.canary import Prepared
 from transforms.changes import Change
 from transforms.rows import refresh_rows
@@ -22,9 +24,11 @@ class Graves:
     def __init__(self) -> None:
         self._burials = 0
         self._times: dict[bytes, int] = {}
+        self._names: Callable[[str], Sequence[str]] = lambda key: (key,)
 
     def look(self, store: Store) -> bool:
         """Read what is new; whether anything was taken out of the store since the last look."""
+        self._names = store.names
         burials = store.burials()
         if burials == self._burials:
             return False
@@ -33,8 +37,12 @@ class Graves:
         return True
 
     def time_of(self, key: str) -> int:
-        """When the id of a pseudonym was forgotten (ms UTC), ``NEVER`` if it wasn't."""
-        return self._times.get(digest_of(key), NEVER) if self._times else NEVER
+        """When the id of a pseudonym was forgotten (ms UTC), under whichever key; ``NEVER`` if it wasn't."""
+        return max(map(self.exactly, self._names(key))) if self._times else NEVER
+
+    def exactly(self, key: str) -> int:
+        """When the id of a pseudonym was forgotten under this very name."""
+        return self._times.get(digest_of(key), NEVER)
 
     def among(self, keys: Iterable[str]) -> dict[str, int]:
         """Those that were forgotten, and when."""
@@ -45,30 +53,36 @@ class Allowed(NamedTuple):
     """Changes that may be made, those that may not, and ids to forget, with the instant (ms UTC), because users say so.
 
     ``implied`` are links to forgotten users that came late: the anonymous id was theirs. (id, time of the link) and until when.
+    ``barred`` are rows that changes which may not be made, or not wholly, are about.
     """
 
     changes: list[Change]
     refused: list[Change]
     forgotten: dict[str, int]
     implied: dict[tuple[str, int], int]
+    barred: list[str]
 
 
 def allowed(changes: Sequence[Change], graves: Graves) -> Allowed:
     """What may be written: nothing of a forgotten id up to the instant it was forgotten at."""
-    found = Allowed([], [], {}, {})
+    found = Allowed([], [], {}, {}, [])
     for change in changes:
         buried = graves.time_of(change.key)
         if change.forget:  # a copy too: whoever saw the first may have been killed before it was done
             found.forgotten[change.key] = max(change.time, found.forgotten.get(change.key, NEVER))
+            buried = max(change.time, buried)
         elif change.time <= buried:
             found.refused.append(change)
-            if change.other is not None:
-                found.implied[change.other, change.time] = buried
+            found.barred.append(change.key)
         elif change.other is not None and change.time <= links_void_until(max(buried, graves.time_of(change.other))):
             cells = tuple((row, cell) for row, cell in change.cells if row == change.key and cell.qualifier[:1] != LINKED)
             found.changes.append(change._replace(other=None, cells=cells))
+            found.barred.extend((change.key, change.other))
         else:
             found.changes.append(change)
+        if change.other is not None and change.time <= buried:
+            found.implied[change.other, change.time] = buried
+            found.barred.append(change.other)
     return found
 
 
@@ -77,61 +91,99 @@ def forget_people(store: Store, rules: Prepared, people: Mapping[str, int]) -> d
 
     What is newer stays. On a shared device nobody can tell whose the views without a user were: they go too.
     """
-    store.bury([tombstone_of(key, time) for key, time in people.items()])
-    everybody = dict(people)
-    for key, link in _evidence(store, people):
-        if link.time <= people[link.other]:
-            everybody[key] = max(people[link.other], everybody.get(key, NEVER))
-    store.bury([tombstone_of(key, time) for key, time in everybody.items() if people.get(key) != time])
-    clear_rows(store, rules, everybody)
+    everybody: dict[str, int] = {}
+    found = dict(people)
+    while found:
+        store.bury(
+            [tombstone_of(key, time) for key, time in found.items()]
+        )  # before looking: a link that comes later is told by it
+        everybody |= found
+        found = _linked_by_then(store, found, everybody)
+    clear_rows(store, rules, list(everybody), last=people)
     return everybody
 
 
-def forget_implied(store: Store, rules: Prepared, implied: Mapping[tuple[str, int], int]) -> dict[str, int]:
-    """Forget the anonymous ids of late links to forgotten users, but where the link is void; those that are forgotten."""
-    identities = store.read_windows([key for key, _ in implied], 1).identities
+def implied_people(store: Store, implied: Mapping[tuple[str, int], int]) -> dict[str, int]:
+    """The anonymous ids of late links to forgotten users, but where the link is void, and until when they are to be forgotten."""
+    identities = store.read_windows([key for key, _ in implied], 1).identities if implied else {}
     people: dict[str, int] = {}
     for (key, linked_at), time in implied.items():
         if identities.get(key, NOBODY).unlinked < linked_at:
             people[key] = max(time, people.get(key, NEVER))
-    return forget_people(store, rules, people) if people else {}
+    return people
 
 
-def clear_rows(store: Store, rules: Prepared, people: Mapping[str, int]) -> None:
-    """Take out of the rows all that is of these ids up to an instant each (ms UTC), and what other rows say of them."""
-    read = store.read_windows(list(people), 1)
-    evidence = _evidence(store, people)
-    evidence += [(key, link) for key in people for link in read.identities.get(key, NOBODY).links if link.other not in people]
-    idle: list[tuple[str, bytes]] = []
-    void: set[tuple[str, str]] = set()
-    kept: set[tuple[str, str]] = set()
-    for key, link in evidence:
-        if link.time <= links_void_until(max(people.get(key, NEVER), people.get(link.other, NEVER))):
-            idle.append((key, link_cell(link).qualifier))
-            void.add((key, link.other))
-        else:
-            kept.add((key, link.other))
-    idle += [(user, linked_cell(Linked(key, b"")).qualifier) for key, user in void - kept]
+def clear_rows(store: Store, rules: Prepared, keys: Sequence[str], last: Collection[str] = ()) -> None:
+    """Take out of rows what is of forgotten ids, and out of the rows around them what they say of those; evaluate all anew.
+
+    Rows in ``last`` keep what leads to the others until nothing else is left to do.
+    """
+    scene = _scene_of(store, keys)
+    people, around = scene.people, [key for key in scene.identities if key not in scene.people]
     for key, time in people.items():
-        identity = read.identities.get(key, NOBODY)
-        own = cells_of(identity._replace(links=(), linked=()))
-        idle += [(key, cell.qualifier) for cell in own if cell.time <= time]
         store.empty_row(key, time)
-        store.drop_membership(key, read.time)
-    store.delete_identity(list(dict.fromkeys(idle)))  # last: whoever begins anew must still find whose the others were
-    named = {row for pair in void | kept for row in pair}
-    refresh_rows(store, rules, list({**people, **dict.fromkeys(sorted(named))}), relinked=named)
+        store.drop_membership(key, scene.read.time)
+    idle = _idle_in(scene)
+    for rows in (around, [key for key in people if key not in last], [key for key in people if key in last]):
+        if rows:
+            store.delete_identity([(key, column) for key in rows for column in idle.get(key, ())])
+            refresh_rows(store, rules, rows, relinked=rows, forgotten=people)
 
 
-def _evidence(store: Store, users: Iterable[str]) -> list[tuple[str, Link]]:
-    """(anonymous id, link) of all ids that are linked to some users, as far as the links are to them and not void."""
-    users = list(users)
-    read = store.read_windows(users, 1).identities
-    linked = list(dict.fromkeys(linked.other for identity in read.values() for linked in identity.linked))
-    theirs = store.read_windows(linked, 1).identities if linked else {}
-    return [
-        (key, link)
-        for key, identity in theirs.items()
-        for link in identity.links
-        if link.other in read and link.time > identity.unlinked
-    ]
+class _Scene(NamedTuple):
+    """Forgotten ids and until when, and what their rows and those around them say: who is linked to them, or was."""
+
+    people: dict[str, int]
+    identities: dict[str, Identity]
+    read: WindowRead
+
+
+def _scene_of(store: Store, keys: Sequence[str]) -> _Scene:
+    times = {tombstone.digest: tombstone.time for tombstone in store.tombstones()}
+    read = WindowRead(NEVER, {}, {})
+    people: dict[str, int] = {}
+    unread = list(dict.fromkeys(keys))
+    while unread:
+        more = store.read_windows(unread, 1)
+        read = WindowRead(read.time if read.cells else more.time, read.cells | more.cells, read.identities | more.identities)
+        people |= {key: time for key in unread if (time := times.get(digest_of(key), NEVER)) != NEVER}
+        said = [read.identities.get(key, NOBODY) for key in people]
+        named = dict.fromkeys(each.other for identity in said for each in (*identity.links, *identity.linked))
+        unread = [key for key in named if key not in read.cells]
+    return _Scene(people, {key: read.identities.get(key, NOBODY) for key in read.cells}, read)
+
+
+def _idle_in(scene: _Scene) -> dict[str, list[bytes]]:
+    """Per row the identity columns that must go."""
+    people = scene.people
+    idle: dict[str, list[bytes]] = {key: [] for key in scene.identities}
+    kept: set[tuple[str, str]] = set()
+    for key, identity in scene.identities.items():
+        for link in identity.links:
+            if link.time <= links_void_until(max(people.get(key, NEVER), people.get(link.other, NEVER))):
+                idle[key].append(link_cell(link).qualifier)
+            else:
+                kept.add((key, link.other))
+    for key, identity in scene.identities.items():
+        for linked in identity.linked:
+            if (key in people or linked.other in people) and (linked.other, key) not in kept:
+                idle[key].append(linked_cell(linked).qualifier)
+    linked_still = {key for pair in kept for key in pair}
+    for key, time in people.items():
+        own = cells_of(scene.identities[key]._replace(links=(), linked=()))
+        cells = scene.read.cells[key]
+        alive = key in linked_still or (cells and cells[0].time > time) or any(cell.time > time for cell in own)
+        idle[key] += [cell.qualifier for cell in own if cell.time <= time and not (alive and cell.qualifier == SEALED)]
+    return idle
+
+
+def _linked_by_then(store: Store, people: Mapping[str, int], everybody: Mapping[str, int]) -> dict[str, int]:
+    """Anonymous ids with a link that isn't void to people by the instant these are forgotten at, where that is news."""
+    linked = {linked.other for identity in store.read_windows(list(people), 1).identities.values() for linked in identity.linked}
+    found: dict[str, int] = {}
+    for key, identity in (store.read_windows(sorted(linked), 1).identities if linked else {}).items():
+        for link in identity.links:
+            until = people.get(link.other, NEVER)
+            if identity.unlinked < link.time <= until and until > max(everybody.get(key, NEVER), found.get(key, NEVER)):
+                found[key] = until
+    return found

@@ -17,17 +17,21 @@ from schemas.dead_letter import DeadLetter
 from schemas.event import Event
 from schemas.identity import NEVER
 from schemas.instants import clock_ms, format_instant
-from schemas.profile_row import ViewCell
+from schemas.profile_row import LINKS, IdentityCell, ViewCell
+from schemas.pseudonym import Pseudonyms
 from schemas.release import Release
 from schemas.view import unpack_attributes
+from serving.keys import load_ring
 from serving.recent import Recent
 from serving.store import Store, open_store
 from transforms.batch import Batch
 from transforms.canary import Prepared, prepared
 from transforms.changes import VIEW, Change, Known, change_of
 from transforms.counters import APPLIED, DUPLICATE, REFUSED, RULES_REFUSED, count
-from transforms.forgetting import Graves, allowed, clear_rows, forget_implied, forget_people
+from transforms.forgetting import Graves, allowed, clear_rows, forget_people, implied_people
 from transforms.membership import warm_up
+from transforms.moving import bury_again, move_older
+from transforms.names import OneRowEach
 from transforms.patience import patiently
 from transforms.rows import refresh_rows
 from transforms.rules_file import RulesFile
@@ -58,16 +62,30 @@ class Maintained(NamedTuple):
 class Maintainer:
     """Maintains the rows of a store; remembers what it has written, and the tombstones, as of the last batch."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, pseudonyms: Pseudonyms | None = None) -> None:
+        self._moving = None if pseudonyms is None or len(pseudonyms.ring.keys) == 1 else OneRowEach(store, pseudonyms)
+        self._store = store if self._moving is None else self._moving
         self._known, self._graves = Known(), Graves()
-        self._graves.look(store)
+        self._graves.look(self._store)
 
     def maintain(self, rules: Prepared, changes: Sequence[Change]) -> Maintained:
         """Make the changes: append, read the rows back, evaluate, write. Each row is touched once.
 
         Raises ``StoreUnavailableError`` when the store fails for now; doing it all again is then right.
         """
+        forgotten: dict[str, int] = {}
+        done = self._once(rules, changes, forgotten)
+        # After the last write: who was forgotten meanwhile may have come back by it, and what was known may be in the store no more.
+        while self._graves.look(self._store):
+            self._known.clear()
+            again = self._once(rules, changes, forgotten)
+            done = again._replace(new=done.new + again.new, keys=list(dict.fromkeys([*done.keys, *again.keys])))
+        wanted = sum(change.view is not None for change in changes) - sum(done.unwanted.values()) - len(done.refused)
+        new = min(done.new, wanted)
+        return done._replace(new=new, copies=wanted - new)
+
+    def _once(self, rules: Prepared, changes: Sequence[Change], forgotten: dict[str, int]) -> Maintained:
+        """Make the changes by the tombstones of the last look; ids in ``forgotten`` were forgotten by this batch before."""
         store = self._store
         found = allowed(changes, self._graves)
         news = [self._known.news(change) for change in found.changes]
@@ -75,30 +93,38 @@ class Maintainer:
         appended = store.append(views)
         refused = {refusal.position: refusal.message for refusal in appended.refused}
         cells = list(dict.fromkeys(cell for change in news for cell in change.cells))
-        lost = {cells[refusal.position][0]: refusal.message for refusal in store.write_identity(cells)}
+        lost = _written(store, cells)
         relinked = {row for change in news for row in change.links}
         touched = [key for index, (key, _) in enumerate(views) if index not in refused]
         keys = list(dict.fromkeys([*touched, *(row for row, cell in cells if row not in lost)]))
         done = refresh_rows(store, rules, keys, relinked)
         lost |= done.refused
         refused |= {index: lost[key] for index, (key, _) in enumerate(views) if key in lost and index not in refused}
-        if found.forgotten:
-            forget_people(store, rules, found.forgotten)
-        if found.implied:
-            forget_implied(store, rules, found.implied)
+        for people in (found.forgotten, implied_people(store, found.implied)):
+            if people := {key: time for key, time in people.items() if time > forgotten.get(key, NEVER)}:
+                forgotten |= forget_people(store, rules, people)
+        if found.barred:  # whoever wrote them before the tombstone came may have been killed before it looked
+            clear_rows(store, rules, found.barred)
         self._known.written(news)
         self._known.full(done.full)
-        if self._graves.look(store):  # after the last write: who was forgotten meanwhile may have come back by it
-            self._known.clear()
-            clear_rows(store, rules, self._graves.among([*keys, *found.forgotten]))
         written = [view for index, view in enumerate(views) if index not in refused]
         unwanted = {
             FORGOTTEN: sum(change.view is not None for change in found.refused),
             OPTED_OUT: sum(view.time < done.counting_from.get(key, NEVER) for key, view in written),
         }
-        wanted = len(written) - unwanted[OPTED_OUT]
-        new = min(appended.new, wanted)
-        return Maintained(new, wanted - new, unwanted, [(views[index], why) for index, why in sorted(refused.items())], keys)
+        return Maintained(appended.new, 0, unwanted, [(views[index], why) for index, why in sorted(refused.items())], keys)
+
+
+def _written(store: Store, cells: Sequence[tuple[str, IdentityCell]]) -> dict[str, str]:
+    """Write what rows say of their ids; rows that the store refused for good, and why.
+
+    An anonymous id's side of a link comes first: where the user's is, the other is or has been.
+    """
+    links = [cell for cell in cells if cell[1].qualifier[:1] == LINKS]
+    others = [cell for cell in cells if cell[1].qualifier[:1] != LINKS]
+    return {
+        part[refusal.position][0]: refusal.message for part in (links, others) if part for refusal in store.write_identity(part)
+    }
 
 
 def keyed_view(event: Event) -> KeyedView:
@@ -156,6 +182,7 @@ class _MaintainWindows(beam.DoFn):  # type: ignore[misc]
 
     def setup(self) -> None:
         self._store = open_store(self._store_uri)
+        self._pseudonyms = Pseudonyms(load_ring(self._store_uri))
         self._prepared: tuple[Release, Prepared] | None = None
         self._made: Maintainer | None = None
         warm_up()
@@ -176,7 +203,7 @@ class _MaintainWindows(beam.DoFn):  # type: ignore[misc]
 
     def _maintainer(self) -> Maintainer:
         if self._made is None:
-            self._made = Maintainer(self._store)
+            self._made = Maintainer(self._store, self._pseudonyms)
         return self._made
 
     def _rules(self) -> Prepared:

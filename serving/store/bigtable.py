@@ -7,7 +7,7 @@ import os
 import threading
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Final
@@ -315,16 +315,38 @@ class BigtableStore:
 
     def dump(self, key: str) -> Dump:
         """All that a row rests on."""
+        return self.dumps([key])[key]
+
+    def dumps(self, keys: Sequence[str]) -> dict[str, Dump]:
+        """All that rows rest on, read in bulk."""
         everything = RowFilterChain(
             [
                 RowFilterUnion([ColumnRangeFilter(family) for family in (SPEED, BASE, IDENTITY)]),
                 CellsColumnLimitFilter(1),
             ]
         )
-        cells = [cell for row in self._read([key], everything) for cell in row]
-        base = [(cell.timestamp_micros // 1000, cell.value) for cell in cells if cell.family == BASE]
-        views = [ViewCell(cell.qualifier, cell.value) for cell in cells if cell.family == SPEED]
-        return Dump(views, base[0] if base else None, _identity_cells(cells))
+        found = {row.row_key.decode(): _dump_of(row) for row in self._read(keys, everything)}
+        return {key: found.get(key) or _dump_of(()) for key in keys}
+
+    def take_out(self, dumps: Mapping[str, Dump], time: int) -> None:
+        """Delete what dumps hold: a row's views page by page, then the rest of it at once."""
+        last: list[RowMutationEntry] = []
+        columns = ((MEMBERSHIP, CURRENT), (MEMBERSHIP, CANDIDATE), (PROFILE, SUMMARY))
+        for key, dump in dumps.items():
+            views = [DeleteRangeFromColumn(SPEED, cell.qualifier) for cell in dump.views]
+            while len(views) > CELLS_A_PAGE:
+                self._delete([RowMutationEntry(key, views[:CELLS_A_PAGE])])
+                del views[:CELLS_A_PAGE]
+            ends = [(*column, time) for column in columns]
+            ends += [(IDENTITY, cell.qualifier, cell.time) for cell in dump.identity]
+            ends += [] if dump.base is None else [(BASE, BASE_VIEWS, dump.base[0])]
+            rest = [DeleteRangeFromColumn(family, name, end_timestamp_micros=(end + 1) * 1000) for family, name, end in ends]
+            last.append(RowMutationEntry(key, [*views, *rest]))
+        self._delete(last)
+
+    def names(self, key: str) -> Sequence[str]:
+        """The key alone."""
+        return (key,)
 
     def keys(self) -> Iterator[str]:
         """The keys of all rows of users, in order, read in pages."""
@@ -457,6 +479,13 @@ def profile_row(key: str, row: Row | Iterable[Cell] | None) -> ProfileRow:
         None if cell is None else cell.value for cell in (current, cells.get((PROFILE, SUMMARY)), candidate)
     )
     return decode_row(key, membership, profile, shadow, _identity_cells(found))
+
+
+def _dump_of(row: Row | Iterable[Cell]) -> Dump:
+    cells = list(row)
+    base = [(cell.timestamp_micros // 1000, cell.value) for cell in cells if cell.family == BASE]
+    views = [ViewCell(cell.qualifier, cell.value) for cell in cells if cell.family == SPEED]
+    return Dump(views, base[0] if base else None, _identity_cells(cells))
 
 
 def _identity_cells(cells: Iterable[Cell]) -> list[IdentityCell]:

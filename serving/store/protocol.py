@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from schemas.identity import Identity, Tombstone
@@ -124,6 +124,15 @@ class Store(Protocol):
 
     def dump(self, key: str) -> Dump:
         """All that a row rests on."""
+
+    def dumps(self, keys: Sequence[str]) -> dict[str, Dump]:
+        """All that rows rest on; a row that isn't there has an empty one."""
+
+    def take_out(self, dumps: Mapping[str, Dump], time: int) -> None:
+        """Delete what dumps of rows hold, but what was written since; membership and profile as ``drop_membership`` does."""
+
+    def names(self, key: str) -> Sequence[str]:
+        """The keys of all rows of the id that this is a row of, newest first; here the key alone, see ``transforms.moving``."""
 
     def keys(self) -> Iterator[str]:
         """The keys of all rows that hold anything, in order."""

@@ -6,7 +6,7 @@ import functools
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -248,13 +248,37 @@ class SQLiteStore:
 
     def dump(self, key: str) -> Dump:
         """All that a row rests on, as of one snapshot."""
+        return self.dumps([key])[key]
+
+    def dumps(self, keys: Sequence[str]) -> dict[str, Dump]:
+        """All that rows rest on, as of one snapshot."""
         views = "SELECT qualifier, value FROM views WHERE row = ? ORDER BY qualifier"
+        base = "SELECT until, views FROM bases WHERE row = ?"
         with self._snapshot() as connection:
-            return Dump(
-                list(map(_CELL, connection.execute(views, (key,)))),
-                connection.execute("SELECT until, views FROM bases WHERE row = ?", (key,)).fetchone(),
-                _identity_cells(connection, key),
-            )
+            return {
+                key: Dump(
+                    list(map(_CELL, connection.execute(views, (key,)))),
+                    connection.execute(base, (key,)).fetchone(),
+                    _identity_cells(connection, key),
+                )
+                for key in keys
+            }
+
+    def take_out(self, dumps: Mapping[str, Dump], time: int) -> None:
+        """Delete what dumps hold, in one transaction."""
+        views = [(key, cell.qualifier) for key, dump in dumps.items() for cell in dump.views]
+        bases = [(key, *dump.base) for key, dump in dumps.items() if dump.base is not None]
+        cells = [(key, cell.qualifier, cell.time) for key, dump in dumps.items() for cell in dump.identity]
+        with self._transaction() as connection:
+            connection.executemany("DELETE FROM views WHERE row = ? AND qualifier = ?", views)
+            connection.executemany("DELETE FROM bases WHERE row = ? AND until = ? AND views = ?", bases)
+            connection.executemany("DELETE FROM identities WHERE row = ? AND qualifier = ? AND time <= ?", cells)
+            connection.executemany("DELETE FROM profiles WHERE row = ? AND time <= ?", [(key, time) for key in dumps])
+            _saw_change(connection)
+
+    def names(self, key: str) -> Sequence[str]:
+        """The key alone."""
+        return (key,)
 
     def keys(self) -> Iterator[str]:
         """The keys of all rows, in order; a page is one snapshot."""
