@@ -1,13 +1,13 @@
 """Forgetting people in the store: tombstones first, then what rows hold of them up to that instant (SEMANTICS §7).
 
-Whoever writes rows looks for new tombstones after the write, so that of a writer and a forget that race, one cleans up after both. A
-writer that was killed in between gets its events again, and then cleans up what it may have left. A forget that was killed begins
+Whoever writes rows looks for new tombstones after the write, so that of a writer and a forget that race, one cleans up after both.
+A writer that was killed in between gets its events again, and then cleans up what it may have left. A forget that was killed begins
 anew: so what leads from an id to others goes last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from schemas.identity import NEVER, NOBODY, Identity, digest_of, links_void_until, tombstone_of
@@ -94,9 +94,8 @@ def forget_people(store: Store, rules: Prepared, people: Mapping[str, int]) -> d
     everybody: dict[str, int] = {}
     found = dict(people)
     while found:
-        store.bury(
-            [tombstone_of(key, time) for key, time in found.items()]
-        )  # before looking: a link that comes later is told by it
+        # Before looking: a link that comes later is told by it.
+        store.bury([tombstone_of(name, time) for key, time in found.items() for name in store.names(key)])
         everybody |= found
         found = _linked_by_then(store, found, everybody)
     clear_rows(store, rules, list(everybody), last=people)
@@ -146,11 +145,16 @@ def _scene_of(store: Store, keys: Sequence[str]) -> _Scene:
     while unread:
         more = store.read_windows(unread, 1)
         read = WindowRead(read.time if read.cells else more.time, read.cells | more.cells, read.identities | more.identities)
-        people |= {key: time for key in unread if (time := times.get(digest_of(key), NEVER)) != NEVER}
+        graves = {key: max(times.get(digest_of(name), NEVER) for name in store.names(key)) for key in unread}
+        people |= {key: time for key, time in graves.items() if time != NEVER}
         said = [read.identities.get(key, NOBODY) for key in people]
-        named = dict.fromkeys(each.other for identity in said for each in (*identity.links, *identity.linked))
+        named = dict.fromkeys(other for identity in said for other in _named_in(identity))
         unread = [key for key in named if key not in read.cells]
     return _Scene(people, {key: read.identities.get(key, NOBODY) for key in read.cells}, read)
+
+
+def _named_in(identity: Identity) -> list[str]:
+    return [*(link.other for link in identity.links), *(linked.other for linked in identity.linked)]
 
 
 def _idle_in(scene: _Scene) -> dict[str, list[bytes]]:

@@ -91,10 +91,13 @@ def update_of(key: str, cells: Sequence[ViewCell], read_time: int, rules: Prepar
     return RowUpdate(key, read_time, encode_cell(current), encode_cell(profile_of(views)), as_of - RETENTION_MS, candidate)
 
 
-def refresh_rows(store: Store, rules: Prepared, keys: Sequence[str], relinked: Collection[str] = ()) -> Refreshed:
+def refresh_rows(
+    store: Store, rules: Prepared, keys: Sequence[str], relinked: Collection[str] = (), forgotten: Collection[str] = ()
+) -> Refreshed:
     """Read the people of some rows, evaluate, write their memberships.
 
-    ``relinked`` are rows whose links changed: all who were ever linked to them are refreshed too.
+    ``relinked`` are rows whose links changed: all who were ever linked to them are refreshed too, and what others gave them goes.
+    Where nothing is left of those that are ``forgotten``, not even that is written.
     """
     people = read_people(store, keys, relinked)
     updates: list[RowUpdate] = []
@@ -103,18 +106,20 @@ def refresh_rows(store: Store, rules: Prepared, keys: Sequence[str], relinked: C
         person = people.person(key)
         if person.start != NEVER:
             starts.update(dict.fromkeys(person.rows, person.start))
-        update = _update_of_person(person, people, rules)
+        update = _update_of_person(person, people, rules, written=key in relinked and key not in forgotten)
         if update is not None:
             updates.append(update)
     updates += [_emptied(key, "alias", people) for key in relinked if people.owner(key) is not None]
     refused = {updates[refusal.position].key: refusal.message for refusal in store.write_memberships(updates)}
+    for key in {*keys, *people.keys}.intersection(forgotten).difference(update.key for update in updates):
+        store.drop_membership(key, people.read.time)
     _tidy(store, people, [*keys, *people.keys], relinked)
     full = {key: linked[-1].other for key in people.keys if len(linked := counted(people.identity(key).linked)) == MAX_LINKS}
     return Refreshed(refused, starts, full)
 
 
-def _update_of_person(person: Person, people: People, rules: Prepared) -> RowUpdate | None:
-    """Their row; ``None`` where there is nothing to say: nobody was linked, and all views are older than the store keeps."""
+def _update_of_person(person: Person, people: People, rules: Prepared, *, written: bool) -> RowUpdate | None:
+    """Their row; ``None`` where there is nothing to say, nor anything ``written`` that no longer holds."""
     if people.owner(person.key) is not None:
         return None
     if cells := person.counting:
@@ -123,7 +128,7 @@ def _update_of_person(person: Person, people: People, rules: Prepared) -> RowUpd
     if person.start == FOR_EVER:
         return _emptied(person.key, "opted_out", people)
     identity = people.identity(person.key)
-    if identity.links or identity.linked or identity.said or identity.unlinked != NEVER:
+    if written or identity.links or identity.linked or identity.said or identity.unlinked != NEVER:
         return _emptied(person.key, "no_views", people)
     return None
 

@@ -74,12 +74,20 @@ class Maintainer:
         Raises ``StoreUnavailableError`` when the store fails for now; doing it all again is then right.
         """
         forgotten: dict[str, int] = {}
+        moved: list[str] = []
+        if self._moving is not None:
+            self._moving.learn(cell for change in changes for cell in change.cells)
         done = self._once(rules, changes, forgotten)
-        # After the last write: who was forgotten meanwhile may have come back by it, and what was known may be in the store no more.
+        if self._moving is not None:
+            bury_again(self._store, (change.key for change in changes), self._graves)
+            moved = move_older(self._moving, rules, done.keys)
+        # After the last write: who was forgotten meanwhile may have come back by it, and what was known may be gone.
         while self._graves.look(self._store):
             self._known.clear()
             again = self._once(rules, changes, forgotten)
             done = again._replace(new=done.new + again.new, keys=list(dict.fromkeys([*done.keys, *again.keys])))
+            if moved:
+                clear_rows(self._store, rules, list(self._graves.among(moved)))
         wanted = sum(change.view is not None for change in changes) - sum(done.unwanted.values()) - len(done.refused)
         new = min(done.new, wanted)
         return done._replace(new=new, copies=wanted - new)
