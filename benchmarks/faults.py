@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
         work = Path(folder)
         cases.append(_killed(config, endpoints, work, kills, console))
         short = traffic_of(market_of(SHORT_EVENTS, SHORT_EVENTS // EVENTS_A_USER, config.seed + 1))
-        expected = expected_spans(short.views)
+        expected = expected_spans(short.people)
         for emulator, name in (("bigtable", "store away"), ("pubsub", "Pub/Sub away")):
             with _bench(console, f"{name} for {config.outage:.0f} s", endpoints, work) as bench:
                 outage = freeze(bench, short, expected, emulator, config.outage)
@@ -107,7 +107,7 @@ def _killed(config: argparse.Namespace, endpoints: Endpoints, folder: Path, kill
         _bench(console, f"killed for {config.kills} times, {len(traffic.messages):,} messages", endpoints, folder, 10) as bench,
         ThreadPoolExecutor(1) as pool,
     ):
-        expected = pool.submit(expected_spans, traffic.views)
+        expected = pool.submit(expected_spans, traffic.people)
         for kill in kill_at_random(bench, random.Random(config.seed), config.kills, traffic.messages):
             kills.append(kill)
             console.print(f"  kill {kill.number} at {kill.second:.1f} s, {kill.worked_s:.2f} s into its work")

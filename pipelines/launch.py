@@ -126,11 +126,13 @@ def summary_of(finished: Finished, dead_letters: str, *, as_json: bool) -> Conse
         table.add_row(f"refused: {reason}", f"{number:,}")
     console = Console(stderr=True)
     console.print(table)
-    if counts.refused:
+    if counts.dead:
         console.print(f"refused messages are in {dead_letters}", soft_wrap=True)
     for what, number in (("attributes", counts.unknown_attributes), ("values", counts.unknown_values)):
         if number:
             console.print(f"{number:,} {what} outside the catalogue were dropped")
+    if counts.link_conflicts:
+        console.print(f"{counts.link_conflicts:,} events name another user than their anonymous id is linked to: no view moved")
     rate = counts.read / finished.seconds if finished.seconds else 0.0
     console.print(f"{finished.seconds:.1f} s, {rate:,.0f} messages/s")
     return counts

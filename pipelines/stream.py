@@ -125,7 +125,7 @@ def run(argv: Sequence[str]) -> int:
         shift = parse_instant(config.rebase) - newest_event_time(path, catalogue)
     finished = launched(config.runner, options, lambda pipeline: build(pipeline, config, shift=shift), "stream")
     counts = summary_of(finished, config.dead_letters, as_json=config.as_json)
-    if path is not None and counts.read and counts.read == sum(counts.refused.values()):
+    if path is not None and counts.read and counts.read == counts.dead:
         msg = f"source == {config.source}, must hold usable events: all {counts.read} were refused, see {config.dead_letters}"
         raise ConfigError(msg)
     return 0 if counts.holds else EXIT_FAILED

@@ -44,7 +44,7 @@ def traffic() -> Traffic:
 
 @pytest.fixture(scope="module")
 def expected(traffic: Traffic) -> Expected:
-    expected = expected_of(traffic.views)
+    expected = expected_of(traffic.people)
     assert expected.by_version[ACTIVE] != expected.by_version[CANDIDATE]
     return expected
 

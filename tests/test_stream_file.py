@@ -107,7 +107,7 @@ def traffic() -> Traffic:
 
 @pytest.fixture(scope="module")
 def expected(traffic: Traffic) -> dict[str, Spans]:
-    return expected_spans(traffic.views)
+    return expected_spans(traffic.people)
 
 
 def is_usable(message: bytes) -> bool:
@@ -189,7 +189,7 @@ def test_views_that_have_left_the_window_count_no_more(command: Command, store: 
     long = traffic_of(market_of(events=1_500, users=100, seed=4, days=20, reasons=TIMELESS_REASONS))
     source = written(tmp_path / "events.jsonl", long.messages)
     assert command("stream", "--source", source, "--store", store, "--rules", "rules.yaml", "--json").document["holds"]
-    found = balance(store, tmp_path, long, expected_spans(long.views))
+    found = balance(store, tmp_path, long, expected_spans(long.people))
     assert (found.memberships_wrong, found.repeated, found.strange, found.poison_missing) == (0, 0, 0, 0)
     assert found.memberships > 100
 
@@ -204,7 +204,7 @@ def test_rebase_shifts_all_times_by_the_same(command: Command, store: str, tmp_p
     assert shift != 0
     views = {raw_id: [SeenView(v.time + shift, *v[1:]) for v in seen] for raw_id, seen in traffic.views.items()}
     shifted = traffic._replace(views=views)
-    assert balance(store, tmp_path, shifted, expected_spans(views)).faults == {}
+    assert balance(store, tmp_path, shifted, expected_spans(shifted.people)).faults == {}
 
 
 def expected_segments(spans: Spans, at: int) -> dict[str, tuple[Any, int, int, str]]:
@@ -222,7 +222,8 @@ def test_segments_answers_from_the_rows(
 ) -> None:
     source = written(tmp_path / "events.jsonl", traffic.messages)
     assert command("stream", "--source", source, "--store", store, "--rules", "rules.yaml", "--json").status == 0
-    newest = max(seen[-1].time for seen in traffic.views.values())
+    people = traffic.people
+    newest = max(seen[-1].time for seen in people.values())
     members = 0
     for at in (newest, newest + 6 * HOUR_MS, newest + 2 * DAY_MS + 1, newest + 7 * DAY_MS):
         instant = format_instant(at)
@@ -232,20 +233,20 @@ def test_segments_answers_from_the_rows(
         assert (answered.status, answered.err, list(documents)) == (0, "", traffic.ids)
         for raw_id, document in documents.items():
             told = {each["name"]: (each["score"], each["views"], each["matching"], each["until"]) for each in document["segments"]}
-            assert told == expected_segments(expected[raw_id], at), f"{raw_id} at {instant}"
+            assert told == expected_segments(expected[traffic.person(raw_id)], at), f"{raw_id} at {instant}"
             ranks = [(-each["score"], each["name"]) for each in document["segments"]]
             assert ranks == sorted(ranks), "highest score first, then by name"
             assert (document["at"], document["rule_version"]) == (instant, 41)
-            assert document["as_of"] == format_instant(traffic.views[raw_id][-1].time)
+            assert document["as_of"] == format_instant(people[traffic.person(raw_id)][-1].time)
             members += len(told)
     assert members > 500
 
-    busiest = max(traffic.ids, key=lambda raw_id: len(expected[raw_id]))
+    busiest = max(people, key=lambda raw_id: len(expected[raw_id]))
     one = command("segments", busiest, "--store", store, "--at", format_instant(newest), "--json")
     assert len(one.document["segments"]) == len(expected_segments(expected[busiest], newest))
     shown = command("segments", busiest, "--store", store, "--at", format_instant(newest))
     assert "rules version 41" in shown.out
-    early = traffic.views[busiest][-1].time - HOUR_MS
+    early = people[busiest][-1].time - HOUR_MS
     before = command("segments", busiest, "--store", store, "--at", format_instant(early), "--json")
     assert (before.status, before.out) == (2, "")
     assert before.err.startswith(f"forecourt: at == {format_instant(early)}, must not be before the row's newest view at ")

@@ -46,7 +46,7 @@ def impatient_bench(tmp_path: Path, emulators_endpoints: Endpoints) -> Iterator[
 @pytest.fixture(scope="module")
 def small() -> tuple[Traffic, dict[str, Spans]]:
     traffic = traffic_of(market_of(events=4_000, users=800, seed=2))
-    return traffic, expected_spans(traffic.views)
+    return traffic, expected_spans(traffic.people)
 
 
 def test_killed_anywhere_it_loses_and_repeats_nothing(impatient_bench: Bench) -> None:
@@ -54,7 +54,7 @@ def test_killed_anywhere_it_loses_and_repeats_nothing(impatient_bench: Bench) ->
     # stream     ▶──────✗ ▶───✗  ▶─────────✗ ▶─✗ ▶────✗ ▶───────   each restart gets again what was not acknowledged
     traffic = traffic_of(market_of(events=12_000, users=2_500, seed=5))
     with ThreadPoolExecutor(1) as pool:
-        expected = pool.submit(expected_spans, traffic.views)
+        expected = pool.submit(expected_spans, traffic.people)
         kills = list(kill_at_random(impatient_bench, random.Random(5), KILLS, traffic.messages))
         assert [kill.under_load for kill in kills] == [True] * KILLS
         impatient_bench.stream()

@@ -10,7 +10,7 @@ import contextlib
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -52,6 +52,19 @@ class Traffic(NamedTuple):
     messages: list[bytes]
     views: dict[str, list[SeenView]]  # distinct, in order of time, by raw profile id
     poison: frozenset[tuple[str, int]]
+    owners: Mapping[str, str] = {}  # anonymous id → the user whom it was first seen with
+
+    @property
+    def people(self) -> dict[str, list[SeenView]]:
+        """The views of each person, whichever of their ids they came under, by the id of their row."""
+        people: dict[str, list[SeenView]] = {}
+        for raw_id, seen in self.views.items():
+            people.setdefault(self.owners.get(raw_id, raw_id), []).extend(seen)
+        return {raw_id: reference.distinct(seen) for raw_id, seen in people.items()}
+
+    def person(self, raw_id: str) -> str:
+        """The id of the person's row."""
+        return self.owners.get(raw_id, raw_id)
 
     @property
     def ids(self) -> list[str]:
@@ -72,11 +85,17 @@ def traffic_of(market: Market) -> Traffic:
             poison.add((emission.poison_reason, len(data)))
         messages.append(data)
     views: dict[str, list[SeenView]] = {}
+    owners: dict[str, tuple[str, str, str]] = {}
     for event in truth_of(emissions):
+        if event["user_id"] and event["anonymous_id"]:
+            anonymous = event["anonymous_id"] + RAW_ID.decode()
+            link = event["event_time"], event["event_id"], event["user_id"] + RAW_ID.decode()
+            owners[anonymous] = min(link, owners.get(anonymous, link))
         if event["event_type"] == "listing_view":
             seen = SeenView(parse_instant(event["event_time"]), event["event_id"], event["attributes"])
             views.setdefault((event["user_id"] or event["anonymous_id"]) + RAW_ID.decode(), []).append(seen)
-    return Traffic(messages, {raw_id: reference.distinct(seen) for raw_id, seen in views.items()}, frozenset(poison))
+    distinct = {raw_id: reference.distinct(seen) for raw_id, seen in views.items()}
+    return Traffic(messages, distinct, frozenset(poison), {anonymous: link[2] for anonymous, link in owners.items()})
 
 
 def market_of(events: int, users: int, seed: int, days: int = 9, reasons: tuple[str, ...] = REASONS) -> Market:
@@ -125,10 +144,12 @@ def balance_of(
     letters = Counter((letter.reason, letter.size) for letter in letters_in(dead_letters))
     store = open_store(store_uri)
     try:
-        rows = store.read_rows([pseudonyms(raw_id) for raw_id in traffic.views])
+        rows = store.read_rows([pseudonyms(raw_id) for raw_id in {*traffic.views, *traffic.owners, *traffic.owners.values()}])
     finally:
         store.close()
-    found = {raw_id: rows[pseudonyms(raw_id)] for raw_id in traffic.views}
+    people = traffic.people
+    found = {raw_id: rows[pseudonyms(raw_id)] for raw_id in people}
+    aliases = {pseudonyms(raw_id): pseudonyms(owner) for raw_id, owner in traffic.owners.items()}
     versions = {row.membership.rule_version if row.membership else None for row in found.values()}
     return Balance(
         views=len(sent),
@@ -139,7 +160,8 @@ def balance_of(
         poison_missing=len(traffic.poison - letters.keys()) + len(letters.keys() - traffic.poison),
         again=letters.total() - len(letters),
         memberships=sum(len(spans) for spans in expected.values()),
-        memberships_wrong=sum(not is_right(found[raw_id], traffic.views[raw_id], expected[raw_id]) for raw_id in found),
+        memberships_wrong=sum(not is_right(found[raw_id], people[raw_id], expected[raw_id]) for raw_id in found)
+        + sum(not is_alias(rows[key], owner) for key, owner in aliases.items()),
         versions_wrong=len(versions - {version}) if version is not None else 0,
     )
 
@@ -159,6 +181,11 @@ def is_right(row: ProfileRow, views: list[SeenView], expected: Spans) -> bool:
         )
         for name, spans in expected.items()
     )
+
+
+def is_alias(row: ProfileRow, owner: str) -> bool:
+    """Whether a row says that it is another's."""
+    return row.emptied == "alias" and row.membership is None and row.link is not None and row.link.other == owner
 
 
 def cells_of(store_uri: str, keys: Sequence[str]) -> Iterator[tuple[str, int, str]]:

@@ -70,6 +70,8 @@ def change_of(event: Event) -> Change | None:
 class Known:
     """What this process has written of late, so that it isn't written with every event: links of pairs of ids, sealed ids.
 
+    Also the pairs whose anonymous id is another user's.
+
     A link is known when an earlier one of that date was written. Forgetting what it knows costs a write.
     """
 
@@ -77,6 +79,7 @@ class Known:
         self._young: dict[int, int] = {}
         self._old: dict[int, int] = {}
         self._full: dict[str, str] = {}
+        self._conflicting: set[int] = set()
 
     def news(self, change: Change) -> Change:
         """The change without the cells that say nothing new."""
@@ -101,9 +104,24 @@ class Known:
             self._full.clear()
         self._full.update(users)
 
+    def conflicts(self, changes: Iterable[Change], owners: Mapping[str, str | None]) -> int:
+        """How many of these come from an anonymous id that is another user's; ``owners`` is what was read of that just now."""
+        found = 0
+        for change in changes:
+            if change.other is not None:
+                pair = hash((change.other, change.key))
+                owner = owners.get(change.other)
+                if owner is not None:
+                    (self._conflicting.add if owner != change.key else self._conflicting.discard)(pair)
+                found += pair in self._conflicting
+        if len(self._conflicting) > REMEMBERED:
+            self._conflicting.clear()
+        return found
+
     def clear(self) -> None:
         """Know nothing any more: somebody was forgotten, or links were undone."""
         self._young, self._old, self._full = {}, {}, {}
+        self._conflicting.clear()
 
     def _knows(self, row: str, cell: IdentityCell) -> bool:
         if cell.qualifier[:1] == LINKED and row in self._full and cell.qualifier[1:].decode() > self._full[row]:

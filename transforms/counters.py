@@ -1,7 +1,7 @@
 """Counters with conservation: ``read = applied + duplicate + refused``, as Beam metrics and in this process.
 
 Every message is counted once as read, and once as one of the others: applied (handled; views are in their rows),
-duplicate (a copy of a view already there) or refused, by reason.
+duplicate (a copy of a view already there) or refused, by reason. Views that nobody may have are refused too, but no dead letters.
 """
 
 from __future__ import annotations
@@ -20,8 +20,12 @@ READ: Final = "read"
 APPLIED: Final = "applied"
 DUPLICATE: Final = "duplicate"
 REFUSED: Final = "refused:"  # and the reason
+OPTED_OUT: Final = "opted_out"
+FORGOTTEN: Final = "forgotten"
+UNWANTED: Final = (OPTED_OUT, FORGOTTEN)  # of the reasons those that make no dead letter
 UNKNOWN_ATTRIBUTES: Final = "unknown_attributes"
 UNKNOWN_VALUES: Final = "unknown_values"
+LINK_CONFLICTS: Final = "link_conflicts"  # events that name another user than the one an anonymous id is linked to
 RULES_REFUSED: Final = "rules_refused"
 
 _here: Counter[str] = Counter()
@@ -37,11 +41,17 @@ class Conservation(NamedTuple):
     refused: dict[str, int]
     unknown_attributes: int
     unknown_values: int
+    link_conflicts: int
 
     @property
     def holds(self) -> bool:
         """Whether every message that was read is accounted for."""
         return self.read == self.applied + self.duplicate + sum(self.refused.values())
+
+    @property
+    def dead(self) -> int:
+        """Messages that are dead letters."""
+        return sum(number for reason, number in self.refused.items() if reason not in UNWANTED)
 
 
 def count(name: str, amount: int = 1) -> None:
@@ -80,4 +90,5 @@ def conservation_of(counters: Mapping[str, int]) -> Conservation:
         refused={name.removeprefix(REFUSED): number for name, number in sorted(counters.items()) if name.startswith(REFUSED)},
         unknown_attributes=counters.get(UNKNOWN_ATTRIBUTES, 0),
         unknown_values=counters.get(UNKNOWN_VALUES, 0),
+        link_conflicts=counters.get(LINK_CONFLICTS, 0),
     )

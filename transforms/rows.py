@@ -36,12 +36,13 @@ _CACHED_PROFILES: Final = 1 << 16
 class Refreshed(NamedTuple):
     """What refreshing rows came to: keys that the store refused for good, and why; by row since when its views count (ms UTC).
 
-    ``full``: the last id that counts of users with as many as may be.
+    ``full``: the last id that counts of users with as many as may be. ``owners``: whose rows are whose links changed.
     """
 
     refused: dict[str, str]
     counting_from: dict[str, int]  # only of rows whose person ever opted out
     full: dict[str, str]
+    owners: dict[str, str | None]
 
 
 def views_of(cells: Sequence[ViewCell]) -> Views:
@@ -115,7 +116,7 @@ def refresh_rows(
         store.drop_membership(key, people.read.time)
     _tidy(store, people, [*keys, *people.keys], relinked)
     full = {key: linked[-1].other for key in people.keys if len(linked := counted(people.identity(key).linked)) == MAX_LINKS}
-    return Refreshed(refused, starts, full)
+    return Refreshed(refused, starts, full, {key: people.owner(key) for key in relinked})
 
 
 def _update_of_person(person: Person, people: People, rules: Prepared, *, written: bool) -> RowUpdate | None:

@@ -27,7 +27,16 @@ from serving.store import Store, open_store
 from transforms.batch import Batch
 from transforms.canary import Prepared, prepared
 from transforms.changes import VIEW, Change, Known, change_of
-from transforms.counters import APPLIED, DUPLICATE, REFUSED, RULES_REFUSED, count
+from transforms.counters import (
+    APPLIED,
+    DUPLICATE,
+    FORGOTTEN,
+    LINK_CONFLICTS,
+    OPTED_OUT,
+    REFUSED,
+    RULES_REFUSED,
+    count,
+)
 from transforms.forgetting import Graves, allowed, clear_rows, forget_people, implied_people
 from transforms.membership import warm_up
 from transforms.moving import bury_again, move_older
@@ -39,8 +48,6 @@ from transforms.rules_file import RulesFile
 KeyedView = tuple[str, ViewCell]
 ROWS: Final = "rows"
 DEAD: Final = "dead"
-FORGOTTEN: Final = "forgotten"
-OPTED_OUT: Final = "opted_out"
 STORE_REFUSED: Final = "store_refused"
 
 _log = logging.getLogger(__name__)
@@ -49,7 +56,7 @@ _log = logging.getLogger(__name__)
 class Maintained(NamedTuple):
     """What one batch did: new views, copies, views that weren't wanted (by reason), keys of rows written.
 
-    ``refused`` are views that the store refused, with why.
+    ``refused`` are views that the store refused, with why; ``conflicts`` events whose anonymous id is another user's.
     """
 
     new: int
@@ -57,6 +64,7 @@ class Maintained(NamedTuple):
     unwanted: dict[str, int]
     refused: list[tuple[KeyedView, str]]
     keys: list[str]
+    conflicts: int = 0
 
 
 class Maintainer:
@@ -115,12 +123,14 @@ class Maintainer:
             clear_rows(store, rules, found.barred)
         self._known.written(news)
         self._known.full(done.full)
+        conflicts = self._known.conflicts(found.changes, done.owners)
         written = [view for index, view in enumerate(views) if index not in refused]
         unwanted = {
             FORGOTTEN: sum(change.view is not None for change in found.refused),
             OPTED_OUT: sum(view.time < done.counting_from.get(key, NEVER) for key, view in written),
         }
-        return Maintained(appended.new, 0, unwanted, [(views[index], why) for index, why in sorted(refused.items())], keys)
+        dead = [(views[index], why) for index, why in sorted(refused.items())]
+        return Maintained(appended.new, 0, unwanted, dead, keys, conflicts)
 
 
 def _written(store: Store, cells: Sequence[tuple[str, IdentityCell]]) -> dict[str, str]:
@@ -205,6 +215,7 @@ class _MaintainWindows(beam.DoFn):  # type: ignore[misc]
         for reason, number in done.unwanted.items():
             count(REFUSED + reason, number)
         count(REFUSED + STORE_REFUSED, len(done.refused))
+        count(LINK_CONFLICTS, done.conflicts)
         yield Batch(done.keys)
         if done.refused:
             yield beam.pvalue.TaggedOutput(DEAD, Batch(refused_view(view, why, clock_ms()) for view, why in done.refused))
