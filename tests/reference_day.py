@@ -96,6 +96,80 @@ def views_of_events(lines: Iterable[Mapping[str, Any]]) -> dict[str, list[SeenVi
     return {user: distinct(seen) for user, seen in views.items()}
 
 
+class Person(NamedTuple):
+    """Who somebody is: their ids, from when on their views count (ms UTC, ``None``: not at all)."""
+
+    ids: frozenset[str]
+    start: int | None
+
+
+def people_of_events(
+    events: Iterable[Mapping[str, Any]], unlinked: Mapping[str, int], forgotten: Mapping[str, int]
+) -> tuple[dict[str, Person], dict[str, int]]:
+    """The people by the id that is their own, and until when each id is forgotten (ms UTC); from SEMANTICS.md §6-7 alone.
+
+    ``events`` have a ``time`` (ms UTC) and are all there are up to an instant; what was undone or forgotten by hand comes beside.
+    Who isn't there has one id, and nobody has said anything.
+    """
+    events = list(events)
+    until = dict(forgotten)
+    for event in events:
+        if event["event_type"] == "forget":
+            _raise(until, event["user_id"] or event["anonymous_id"], event["time"])
+    links = [
+        (event["anonymous_id"], event["time"], event["event_id"], event["user_id"])
+        for event in events
+        if event["event_type"] != "forget" and None not in (event["user_id"], event["anonymous_id"])
+    ]
+    links = [link for link in links if link[0] != link[3] and link[1] > _midnight(unlinked.get(link[0]))]
+    growing = True
+    while growing:
+        before = dict(until)
+        for device, time, _, user in links:
+            if time <= until.get(user, -1):
+                _raise(until, device, until[user])
+        growing = until != before
+    links = [link for link in links if all(link[1] > _midnight(until.get(each)) for each in (link[0], link[3]))]
+    owner: dict[str, tuple[str, int]] = {}
+    for device, time, _, user in sorted(links, key=lambda link: link[1:]):
+        owner.setdefault(device, (user, time))
+    ids = {event[name] for event in events for name in ("user_id", "anonymous_id")} - {None}
+    people = {}
+    for key in ids - set(owner):
+        devices = sorted({device for device, _, _, user in links if user == key})[:100]
+        theirs = {key: -1, **{device: owner[device][1] for device in devices if owner[device][0] == key}}
+        said = [
+            (event["time"], event["user_id"] or event["anonymous_id"], event["event_type"] == "opt_out")
+            for event in events
+            if event["event_type"] in ("opt_in", "opt_out")
+        ]
+        said = [each for each in said if each[1] in theirs and each[0] > until.get(each[1], -1)]
+        people[key] = Person(frozenset(theirs), _start(said, theirs))
+    return people, until
+
+
+def _start(said: list[tuple[int, str, bool]], since: Mapping[str, int]) -> int | None:
+    """When the last opt-out was lifted: by its own profile, or by another of the person once both were theirs."""
+    start = -1
+    for time, profile, out in said:
+        if out:
+            after = [each for each in said if not each[2] and each[0] > time]
+            lifts = [at for at, by, _ in after if by == profile or (at >= since[by] and at >= since[profile])]
+            if not lifts:
+                return None
+            start = max(start, min(lifts))
+    return start
+
+
+def _midnight(time: int | None) -> int:
+    """The last instant of the date."""
+    return -1 if time is None or time < 0 else (time // DAY_MS + 1) * DAY_MS - 1
+
+
+def _raise(instants: dict[str, int], key: str, time: int) -> None:
+    instants[key] = max(time, instants.get(key, -1))
+
+
 def member_after(marks: list[Mark], spec: Mapping[str, Any]) -> bool:
     """Membership after a replay of these views: ``tests.reference.replay``, but each prefix starts from the sums of the last.
 
