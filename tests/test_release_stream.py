@@ -85,8 +85,8 @@ class Market:
 
     def rows(self) -> Rows:
         """The rows by raw id."""
-        found = self.store().read_rows([PSEUDONYMS(raw_id) for raw_id in self.traffic.ids])
-        return {raw_id: found[PSEUDONYMS(raw_id)] for raw_id in self.traffic.ids}
+        found = self.store().read_rows([PSEUDONYMS(raw_id) for raw_id in self.traffic.people])
+        return {raw_id: found[PSEUDONYMS(raw_id)] for raw_id in self.traffic.people}
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_rows_are_as_the_release_says_at_every_step(market: Market, expected: Ex
         rows = market.rows()
         assert wrong(rows, expected, pointers[-1]) == [], step
         if step.startswith("canary"):
-            inside = [raw_id for raw_id in market.traffic.ids if drawn(raw_id, pointers[-1])]
+            inside = [raw_id for raw_id in market.traffic.people if drawn(raw_id, pointers[-1])]
             share = pointers[-1].percent / 100  # the salt is drawn anew in every run: within five standard deviations
             assert abs(len(inside) / len(rows) - share) <= 5 * (share * (1 - share) / len(rows)) ** 0.5
             shadows = answers(rows, shadow=True)
@@ -125,15 +125,15 @@ def test_a_row_that_no_event_touches_keeps_what_it_had_until_one_does(market: Ma
     market.stream()
     market.rules("promote")
     assert {versions_of(row) for row in market.rows().values()} == {(41, 42)}
-    touched, *others = traffic.ids
-    before, newest = market.rows(), traffic.views[touched][-1]
+    touched, *others = traffic.people
+    before, newest = market.rows(), traffic.people[touched][-1]
     cell = view_cell(newest.time + 1, "one more", pack_attributes(newest.attributes))
     rules = prepared(load_release(str(market.releases), CATALOGUE))
     maintain_windows(market.store(), rules, [(PSEUDONYMS(touched), cell)])
     after = market.rows()
     assert versions_of(after[touched]) == (42, None), "a shadow doesn't outlive its trial"
     assert {raw_id: after[raw_id] for raw_id in others} == {raw_id: before[raw_id] for raw_id in others}
-    told = {touched: [*traffic.views[touched], SeenView(newest.time + 1, "one more", newest.attributes)]}
+    told = {touched: [*traffic.people[touched], SeenView(newest.time + 1, "one more", newest.attributes)]}
     assert wrong(after, expected_of(told), read_pointer(str(market.releases))) == []
 
 
@@ -147,7 +147,7 @@ def test_a_plain_file_makes_the_same_rows_as_its_version_in_a_folder(market: Mar
 
 def test_without_a_candidate_there_is_no_shadow_and_at_100_percent_neither(market: Market, traffic: Traffic) -> None:
     packed = pack_attributes({"fuel_type": "electric"})
-    views = [(PSEUDONYMS(raw_id), view_cell(seen[0].time, "e", packed)) for raw_id, seen in traffic.views.items()]
+    views = [(PSEUDONYMS(raw_id), view_cell(seen[0].time, "e", packed)) for raw_id, seen in traffic.people.items()]
     folder = str(market.releases)
     for step, version in (("canary 42 --percent 100", 42), ("rollback", 41)):
         market.rules(step)
@@ -169,7 +169,7 @@ def test_comparison_counts_what_the_rows_hold(market: Market, capfd: pytest.Capt
         assert release.run(line if instant is None else [*line, "--at", instant]) == 0
     now, never = map(json.loads, capfd.readouterr().out.splitlines())
     both = [row for row in rows if row.candidate is not None]
-    assert (now["rows"], now["compared"], now["candidate"]) == (len(market.traffic.ids), len(both), 42)
+    assert (now["rows"], now["compared"], now["candidate"]) == (len(market.traffic.people), len(both), 42)
     electric = next(each for each in now["segments"] if each["segment"] == "electric")
     assert electric["enter"] > 0, "the candidate lets more users in"
     assert electric["candidate"] - electric["served"] == electric["enter"] - electric["leave"]
