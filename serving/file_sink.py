@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Sequence
 from typing import Protocol
@@ -15,7 +16,10 @@ class Sink(Protocol):
 
 
 class FileSink:
-    """Appends each batch to a file with one write, so that several processes can share it."""
+    """Appends each batch to a file with one write, so that several processes can share it.
+
+    The file's lock is held meanwhile, shared: who writes the file anew, to take somebody out of it, holds it alone.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -23,7 +27,7 @@ class FileSink:
     def write(self, messages: Sequence[bytes]) -> None:
         """Append the messages, one a line; the file comes into being with the first."""
         data = b"".join(message + b"\n" for message in messages)
-        file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        file = self._opened()
         try:
             size = os.fstat(file).st_size
             if data and size and os.pread(file, 1, size - 1) != b"\n":
@@ -31,4 +35,19 @@ class FileSink:
             while data:
                 data = data[os.write(file, data) :]
         finally:
+            os.close(file)
+
+    def _opened(self) -> int:
+        """The file that the path stands for, and not one that was replaced while we waited for it."""
+        while True:
+            file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH)
+                if os.path.samestat(os.fstat(file), os.stat(self._path)):
+                    return file
+            except FileNotFoundError:
+                pass  # removed just now: the next one is made anew
+            except OSError:
+                os.close(file)
+                raise
             os.close(file)

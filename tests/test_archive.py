@@ -40,7 +40,7 @@ from schemas.pseudonym import Pseudonyms, pseudonym_of, pseudonymise, ring_of
 from schemas.tables import archive_schema
 from schemas.view import pack_attributes
 from serving.keys import KEY_VARIABLE, load_ring
-from transforms.archive import Buffer, Waiting, name_of, write_archive
+from transforms.archive import Buffer, Waiting, Written, name_of, write_archive
 from transforms.archive_files import LEFTOVER_AGE_MS, parts_of, prepare_archive, read_archive, write_part
 from transforms.local_runner import local_runner
 from transforms.rules_file import load_catalogue
@@ -125,6 +125,8 @@ def test_the_schema() -> None:
         "attributes": (pa.struct([("make", text), ("price", pa.float64())]), False),
         "experiment": (text, True),
         "received_at": (instant, True),
+        "sealed_user_id": (pa.binary(), True),
+        "sealed_anonymous_id": (pa.binary(), True),
     }
 
 
@@ -764,4 +766,4 @@ def test_a_waiting_batch_is_one_file_of_its_date(tmp_path: pathlib.Path) -> None
     (waiting,) = buffer.drain()
     assert isinstance(waiting, Waiting)
     written = write_archive(str(tmp_path), waiting, CATALOGUE)
-    assert written == (f"{tmp_path}/date=2026-05-01/part-{name_of([event])}.parquet", 1, 1)
+    assert written == Written(f"{tmp_path}/date=2026-05-01/part-{name_of([event])}.parquet", 1, 1)

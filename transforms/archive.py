@@ -3,6 +3,9 @@
 Events wait in memory, by date, until there are enough for a file or the bundle ends; messages are acknowledged after that. The
 name of a file is a hash of its events, so a batch that is written again replaces itself; a batch that comes again in other
 company leaves copies, which readers drop (``read_archive``).
+
+Events of forgotten ids are left out. The tombstones are looked at before a file is written and again when it is there: of a writer
+and a ``forecourt forget`` that race, one cleans up after both.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import Any, Final, NamedTuple
 
 import apache_beam as beam
 import msgspec
+import pyarrow.compute as pc
 from apache_beam.transforms.window import GlobalWindows
 
 from schemas.archive_rows import archive_table, deduplicated
@@ -22,13 +26,15 @@ from schemas.event import Event
 from schemas.instants import DAY_MS, clock_ms, date_of
 from schemas.tables import ARCHIVE_ORDER
 from transforms.archive_files import write_part
+from transforms.archive_graves import FORGET, ArchiveGraves
 from transforms.batch import Batch
-from transforms.counters import APPLIED, DUPLICATE, count
+from transforms.counters import APPLIED, DUPLICATE, REFUSED, count
 from transforms.rules_file import load_catalogue
 
 FLUSH_EVENTS: Final = 10_000
 FLUSH_SECONDS: Final = 60.0
 MAX_BUFFERED: Final = 200_000  # the whole process then took 370 MB, with ordinary events
+FORGOTTEN: Final = "forgotten"
 _NAME_DIGITS: Final = 32
 _ENCODE: Final = msgspec.msgpack.Encoder(enc_hook=str, order="sorted").encode
 
@@ -48,11 +54,15 @@ class Waiting(NamedTuple):
 
 
 class Written(NamedTuple):
-    """A file, the events in it, and how many copies were left out of it."""
+    """A file, the events in it or heard, and how many copies, and events of forgotten ids, were left out of it.
+
+    ``path`` is empty where nothing was left to write. A ``forget`` is heard, and not written.
+    """
 
     path: str
     events: int
     copies: int
+    forgotten: int = 0
 
 
 class Buffer:
@@ -100,12 +110,21 @@ def name_of(events: Iterable[Event]) -> str:
     return digest.hexdigest()[:_NAME_DIGITS]
 
 
-def write_archive(directory: str, waiting: Waiting, catalogue: Catalogue) -> Written:
+def write_archive(directory: str, waiting: Waiting, catalogue: Catalogue, graves: ArchiveGraves | None = None) -> Written:
     """Write events of one date as one file, each once, sorted by user and time; ``StoreError`` when that can't be done."""
     events = [received.event for received in waiting.events]
-    table = deduplicated(archive_table(events, catalogue, [received.at for received in waiting.events]))
-    path = write_part(directory, waiting.date, name_of(events), table.sort_by(ARCHIVE_ORDER))
-    return Written(path, len(table), len(events) - len(table))
+    graves = graves or ArchiveGraves(directory)
+    graves.look()
+    whole = deduplicated(archive_table(events, catalogue, [received.at for received in waiting.events]))
+    is_forget = pc.equal(whole["event_type"], FORGET)
+    forgets, table, path = whole.filter(is_forget), whole.filter(pc.invert(is_forget)), ""
+    graves.hear(forgets)
+    while True:
+        done = graves.admitted(table)
+        if path or len(done.table):
+            path = write_part(directory, waiting.date, name_of(events), done.table.sort_by(ARCHIVE_ORDER))
+        if not graves.look():
+            return Written(path, len(done.table) + len(forgets), len(events) - len(whole), done.removed)
 
 
 def keyed_by_date(events: Sequence[Event], *, live: bool) -> list[tuple[str, Received]]:
@@ -148,11 +167,13 @@ class _Write(beam.DoFn):  # type: ignore[misc]
 
     def setup(self) -> None:
         self._catalogue = load_catalogue(self._catalogue_path)
+        self._graves = ArchiveGraves(self._directory)
 
     def write(self, waiting: Waiting) -> Written:
-        written = write_archive(self._directory, waiting, self._catalogue)
+        written = write_archive(self._directory, waiting, self._catalogue, self._graves)
         count(APPLIED, written.events)
         count(DUPLICATE, written.copies)
+        count(REFUSED + FORGOTTEN, written.forgotten)
         return written
 
 

@@ -1,0 +1,84 @@
+"""The tombstones of an archive: who may not come back into it, and how somebody gets one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from schemas.identity import NEVER, digest_of, tombstone_of
+from schemas.ledger import TOMBSTONE, UNLINK, entries_in, entry_of_tombstone
+from transforms.erasing import Cleansed, Implied, cleansed
+from transforms.ledger import change_ledger, ledger_mark, read_ledger, with_entries
+
+FORGET: Final = "forget"
+
+
+class ArchiveGraves:
+    """The tombstones and unlinkings in an archive's ledger, as of the last look."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._mark = ""
+        self._times: dict[bytes, int] = {}
+        self._unlinked: dict[str, int] = {}
+
+    @property
+    def digests(self) -> Mapping[bytes, int]:
+        """When each forgotten id was forgotten (ms UTC), by digest."""
+        return self._times
+
+    def look(self) -> bool:
+        """Read the ledger when it has changed since the last look; whether it has."""
+        mark = ledger_mark(self._directory)
+        if mark == self._mark:
+            return False
+        entries = entries_in(read_ledger(self._directory))
+        self._times = {bytes.fromhex(entry.key): entry.time for entry in entries if entry.kind == TOMBSTONE}
+        self._unlinked = {}
+        for entry in entries:
+            if entry.kind == UNLINK:
+                self._unlinked[entry.key] = max(entry.time, self._unlinked.get(entry.key, NEVER))
+        self._mark = mark
+        return True
+
+    def until_of(self, ids: pa.Array) -> NDArray[np.int64]:
+        """For each pseudonym when it was forgotten (ms UTC), ``NEVER`` if it wasn't."""
+        if not self._times:
+            return np.full(len(ids), NEVER, np.int64)
+        return np.array([self._times.get(digest_of(each), NEVER) for each in ids.to_pylist()], np.int64)
+
+    def bury(self, people: Mapping[str, int]) -> None:
+        """Put tombstones of ids, each forgotten at an instant (ms UTC), into the ledger, but those that are there."""
+        new = {key: time for key, time in people.items() if self._times.get(digest_of(key), NEVER) < time}
+        if new:
+            entries = [entry_of_tombstone(tombstone_of(key, time)) for key, time in new.items()]
+            change_ledger(self._directory, lambda ledger: with_entries(ledger, entries))
+            self.look()
+
+    def follow(self, implied: Mapping[str, Implied]) -> dict[str, int]:
+        """Who is forgotten with a user they were linked to, and until when: where a link isn't void."""
+        return {key: found.until for key, found in implied.items() if self._unlinked.get(key, NEVER) < found.linked_at}
+
+    def admitted(self, table: pa.Table) -> Cleansed:
+        """Rows without what is of forgotten ids; who is forgotten because of a link in them gets a tombstone first."""
+        while self._times:
+            done = cleansed(table, self)
+            follow = {key: time for key, time in self.follow(done.implied).items() if self._times.get(digest_of(key), NEVER) < time}
+            if not follow:
+                return done
+            self.bury(follow)
+        return Cleansed(table, 0, 0, {})
+
+    def hear(self, forgets: pa.Table) -> None:
+        """Give those whom ``forget`` events are of a tombstone, and an anonymous id that such an event carries beside the user."""
+        columns = (forgets[name].to_pylist() for name in ("user", "anonymous_id"))
+        people: dict[str, int] = {}
+        for user, anonymous, time in zip(*columns, forgets["event_time"].cast(pa.int64()).to_pylist(), strict=True):
+            with_it = [anonymous] if anonymous not in (None, user) and self._unlinked.get(anonymous, NEVER) < time else []
+            for key in (user, *with_it):
+                people[key] = max(time, people.get(key, NEVER))
+        self.bury(people)
