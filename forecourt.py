@@ -31,7 +31,9 @@ experiment_app = typer.Typer(help="Experiments on the featured listing.", no_arg
 app.add_typer(experiment_app, name="experiment")
 access_app = typer.Typer(help="Who may ask the gateway.", no_args_is_help=True)
 app.add_typer(access_app, name="access")
-_GROUPS: Final = {"store": store_app, "rules": rules_app, "experiment": experiment_app, "access": access_app}
+keys_app = typer.Typer(help="The pseudonym keys.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
+_GROUPS: Final = {"store": store_app, "rules": rules_app, "experiment": experiment_app, "access": access_app, "keys": keys_app}
 
 _PASS_ON: Final[dict[str, Any]] = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 _ROWS_AT_ONCE: Final = 500
@@ -47,6 +49,8 @@ _PARSE_THEMSELVES: Final = {
     "nightly": ("pipelines.nightly", "A day of the archive evaluated, judged and published."),
     "backtest": ("pipelines.backtest", "A rule change tried on archived days before it ships."),
     "simulate": ("pipelines.simulate", "Reproducible traffic of a marketplace, to Pub/Sub or a file."),
+    "forget": ("pipelines.forget", "People forgotten everywhere, and a search that shows it."),
+    "retention": ("pipelines.retention", "What is older than it may be, told or deleted."),
     "replay-dead-letters": ("pipelines.replay", "Dead letters back to where events come from."),
     "demo": ("pipelines.demo", "A simulated marketplace through the stream, its users' segments as a table."),
     "emulators": ("pipelines.emulators", "Google's Pub/Sub and Bigtable emulators, for as long as needed."),
@@ -61,6 +65,11 @@ _PARSE_THEMSELVES: Final = {
     "experiment controller": ("pipelines.controller", "Segments ramped up or rolled back, by their always-valid effects."),
     "experiment bandit": ("pipelines.bandit", "The share each arm should get next, by segment; values of other policies."),
     "access mint": ("pipelines.access", "A new bearer key for the gateway."),
+    "keys status": ("pipelines.keys", "What is left under each pseudonym key, and which may be destroyed."),
+    "keys add": ("pipelines.keys", "A new pseudonym key that is known and doesn't write yet."),
+    "keys promote": ("pipelines.keys", "Make a pseudonym key the one that writes."),
+    "keys rotate": ("pipelines.keys", "Move all rows, and an archive's events, to the key that writes."),
+    "keys destroy": ("pipelines.keys", "Destroy a pseudonym key that nothing needs any more."),
     "rules publish": ("pipelines.release", "Keep a rule set as an immutable version; the folder's first becomes active."),
     "rules canary": ("pipelines.release", "Put a version on trial: the answer for some users, a shadow for the others."),
     "rules promote": ("pipelines.release", "Make the version on trial the active one."),

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rules import CATALOGUE_PATH
@@ -24,7 +23,7 @@ from tests.traffic import RULES
 from transforms.canary import Prepared, prepared
 from transforms.changes import change_of
 from transforms.forgetting import Graves
-from transforms.moving import RowsMoved, move_rows, rotate_rows
+from transforms.moving import RowsMoved, rotate_rows
 from transforms.names import OneRowEach
 from transforms.rules_file import load_catalogue
 from transforms.windows import Maintainer
@@ -47,7 +46,9 @@ def store(store_uri: str) -> Iterator[Store]:
     store.close()
 
 
-def event_of(number: int, kind: str = "listing_view", user: str | None = "ann", browser: str | None = None, hours: int = 1) -> Event:
+def event_of(
+    number: int, kind: str = "listing_view", user: str | None = "ann", browser: str | None = None, hours: int = 1
+) -> Event:
     packed = pack_attributes({"fuel_type": "electric" if number % 3 else "diesel", "price": 1000.0 * number})
     return Event(f"e{number}", kind, NOW - hours * HOUR_MS + number, user, browser, None, None, packed, None, False)
 
@@ -75,3 +76,214 @@ def versions(store: Store) -> set[int]:
         for cell in dump.identity:
             found |= {version for version in (1, 2) if f"{version}:".encode() in cell.qualifier}
     return found
+
+
+# --- the law: whenever the keys change, the rows come out as if they never had ----------------------------------------------
+
+EVENTS: Final = [
+    *(event_of(number) for number in range(6)),
+    *(event_of(number, user=None, browser="fox") for number in range(10, 14)),
+    *(event_of(number, user=None, browser="owl") for number in range(20, 23)),
+    event_of(30, "identify", "ann", "fox"),
+    event_of(31, "identify", "bob", "fox"),  # a shared device: a conflict
+    event_of(32, "lead", "bob", "owl"),
+    *(event_of(number, user="bob") for number in range(40, 44)),
+    event_of(50, "opt_out", "bob", hours=30),
+    event_of(51, "opt_in", "bob", hours=20),
+    event_of(52, "opt_out", None, "owl", hours=40),
+]
+RINGS: Final = (ONLY_OLD, OLD_FIRST, NEW_FIRST)
+
+
+def fresh(path: Any) -> Store:
+    store = open_store(f"sqlite:///{path}")
+    store.init()
+    return store
+
+
+@pytest.fixture(scope="module")
+def unrotated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What rows hold when the new key has always been the only one."""
+    store = fresh(tmp_path_factory.mktemp("unrotated") / "store.db")
+    streamed(store, ONLY_NEW, EVENTS)
+    return contents(store)
+
+
+@given(order=st.permutations(EVENTS), cuts=st.lists(st.integers(1, len(EVENTS) - 1), min_size=2, max_size=2).map(sorted))
+@settings(max_examples=40)
+def test_whatever_the_order_and_whenever_keys_change_rows_are_those_of_an_unrotated_run(
+    unrotated: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, order: list[Event], cuts: list[int]
+) -> None:
+    # events   ├────────────┼───────────────┼──────────────┤ rotate
+    # writes       1             1 (knows 2)      2 (knows 1)
+    store = fresh(tmp_path_factory.mktemp("law") / "store.db")
+    for ring, first, last in zip(RINGS, [0, *cuts], [*cuts, len(order)], strict=True):
+        for event in order[first:last]:
+            streamed(store, ring, [event])
+    assert rotate_rows(OneRowEach(store, NEW_FIRST), PREPARED).unsealed == 0
+    assert versions(store) == {2}
+    assert contents(store) == unrotated
+
+
+@given(writers=st.lists(st.tuples(st.sampled_from(RINGS), st.sampled_from(EVENTS)), min_size=30, max_size=30))
+@settings(max_examples=25)
+def test_writers_of_all_rings_at_once_lose_nothing(
+    unrotated: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, writers: list[tuple[Pseudonyms, Event]]
+) -> None:
+    store = fresh(tmp_path_factory.mktemp("mixed") / "store.db")
+    made = {id(ring): Maintainer(store, ring) for ring in RINGS}
+    for ring, event in [*writers, *((NEW_FIRST, event) for event in EVENTS)]:
+        change = change_of(pseudonymise(event, ring))
+        assert change is not None
+        made[id(ring)].maintain(PREPARED, [change])
+    rotate_rows(OneRowEach(store, NEW_FIRST), PREPARED)
+    assert contents(store) == unrotated
+
+
+def test_rotation_makes_the_same_rows_in_every_store(store: Store, unrotated: dict[str, Any]) -> None:
+    streamed(store, ONLY_OLD, EVENTS)
+    heard: list[RowsMoved] = []
+    done = rotate_rows(OneRowEach(store, NEW_FIRST), PREPARED, heard.append)
+    assert done == heard[-1]
+    assert (done.moved, done.unsealed, done.refused) == (4, 0, 0)
+    assert contents(store) == unrotated
+    assert rotate_rows(OneRowEach(store, NEW_FIRST), PREPARED) == RowsMoved()
+
+
+# --- one step at a time --------------------------------------------------------------------------------------------------
+
+
+def test_the_next_event_moves_a_person_with_all_their_rows(store: Store) -> None:
+    streamed(store, ONLY_OLD, EVENTS[:10] + [EVENTS[13]])
+    streamed(store, NEW_FIRST, [event_of(60)])
+    assert versions(store) == {2}, "ann's row and her browser's"
+    row = store.read_row(NEW_FIRST("ann"))
+    assert row.profile is not None
+    assert row.profile.views == 11
+
+
+def test_a_moved_row_leaves_no_membership_behind(store: Store) -> None:
+    streamed(store, ONLY_OLD, EVENTS[:6])
+    streamed(store, NEW_FIRST, [event_of(60)])
+    assert store.read_row(ONLY_OLD("ann")).membership is None
+    assert list(store.keys()) == [NEW_FIRST("ann")]
+
+
+def test_who_was_moved_stays_moved_when_a_writer_still_writes_with_the_old_key(store: Store) -> None:
+    streamed(store, NEW_FIRST, EVENTS[:6])
+    streamed(store, OLD_FIRST, [event_of(60)])  # knows the new key, and finds the row there
+    assert list(store.keys()) == [NEW_FIRST("ann")]
+    assert len(store.dump(NEW_FIRST("ann")).views) == 7
+
+
+def test_nobody_is_moved_before_a_key_writes(store: Store) -> None:
+    streamed(store, OLD_FIRST, EVENTS)
+    assert versions(store) == {1}
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("step", ["append", "write_identity", "write_memberships", "take_out"])
+@pytest.mark.parametrize("after", [False, True])
+def test_killed_anywhere_a_move_loses_nothing_and_ends_the_second_time(
+    step: str, after: bool, unrotated: dict[str, Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = fresh(tmp_path / "store.db")
+    streamed(store, ONLY_OLD, EVENTS)
+    whole = getattr(store, step)
+
+    def killed(*arguments: Any) -> Any:
+        if after:
+            whole(*arguments)
+        raise Interrupted
+
+    monkeypatch.setattr(store, step, killed)
+    with pytest.raises(Interrupted):
+        rotate_rows(OneRowEach(store, NEW_FIRST), PREPARED)
+    monkeypatch.undo()
+    for raw_id in ("ann", "bob", "fox", "owl"):
+        rows = store.read_rows(NEW_FIRST.names(raw_id)).values()
+        assert any(row.membership or row.emptied for row in rows), "somebody can't be read in between"
+    rotate_rows(OneRowEach(store, NEW_FIRST), PREPARED)
+    assert contents(store) == unrotated
+
+
+def test_what_a_writer_with_the_old_key_appends_meanwhile_is_not_taken_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    # move     read ── copy ── evaluate ──────────────── take out
+    # writer                              append (late)
+    streamed(store, ONLY_OLD, EVENTS[:6])
+    late = view_cell(NOW - 5 * DAY_MS, "late", pack_attributes({}))
+    take_out = store.take_out
+
+    def raced(*arguments: Any) -> None:
+        store.append([(ONLY_OLD("ann"), late)])
+        store.write_identity([(ONLY_OLD("ann"), consent_cell(Said(5, opted_out=False)))])
+        take_out(*arguments)
+
+    monkeypatch.setattr(store, "take_out", raced)
+    moving = OneRowEach(store, NEW_FIRST)
+    rotate_rows(moving, PREPARED)
+    monkeypatch.undo()
+    assert store.dump(ONLY_OLD("ann")).views == [late]
+    streamed(store, ONLY_NEW, [])
+    # Its sealed id went with the rest; the writer's next event, or the person's, brings it again.
+    streamed(store, NEW_FIRST, [event_of(60)])
+    assert late in store.dump(NEW_FIRST("ann")).views
+    assert list(store.keys()) == [NEW_FIRST("ann")]
+
+
+def test_views_of_the_archive_move_as_cells_of_their_own(store: Store) -> None:
+    old, new = ONLY_OLD("ann"), NEW_FIRST("ann")
+    streamed(store, ONLY_OLD, EVENTS[:1])
+    base = [view_cell(NOW - 3 * HOUR_MS, "of the archive", pack_attributes({}))]
+    store.write_bases([(old, encode_base(base))], NOW - 2 * HOUR_MS)
+    store.write_bases([(new, encode_base([view_cell(NOW - HOUR_MS, "newer", pack_attributes({}))]))], NOW)
+    rotate_rows(OneRowEach(store, NEW_FIRST), PREPARED)
+    assert {cell.event_id for cell in store.read_windows([new], 10).cells[new]} == {"e0", "of the archive", "newer"}
+    assert list(store.keys()) == [new]
+
+
+def test_rows_that_nobody_sealed_are_counted_and_stay(store: Store) -> None:
+    store.append([(ONLY_OLD("ann"), view_cell(NOW, "e", pack_attributes({})))])
+    assert rotate_rows(OneRowEach(store, NEW_FIRST), PREPARED) == RowsMoved(unsealed=1)
+    assert list(store.keys()) == [ONLY_OLD("ann")]
+    streamed(store, NEW_FIRST, [event_of(1)])
+    assert list(store.keys()) == [NEW_FIRST("ann")], "the raw id in the next event tells"
+
+
+def test_a_sealed_id_that_is_another_is_not_believed(store: Store) -> None:
+    streamed(store, ONLY_OLD, EVENTS[:6])
+    event = pseudonymise(event_of(60, user="eve"), ONLY_OLD)._replace(sealed_user_id=ONLY_OLD.seal("ann"))
+    streamed(store, NEW_FIRST, [event])
+    assert ONLY_OLD("eve") in set(store.keys()), "it stays by itself"
+    assert len(store.dump(ONLY_OLD("ann")).views) == 6
+
+
+def test_forgotten_under_the_old_name_stays_forgotten_under_the_new_one(store: Store) -> None:
+    streamed(store, ONLY_OLD, [*EVENTS[:6], event_of(9, "forget")])
+    streamed(store, NEW_FIRST, EVENTS[:6])
+    assert not store.dump(NEW_FIRST("ann")).views
+    graves = Graves()
+    graves.look(store)
+    assert graves.exactly(NEW_FIRST("ann")) > 0, "also when the old key is gone"
+    streamed(store, ONLY_NEW, EVENTS[:6])
+    assert not store.dump(NEW_FIRST("ann")).views
+
+
+def test_a_forget_in_the_middle_of_a_rotation_reaches_all_rows(store: Store) -> None:
+    streamed(store, ONLY_OLD, [*EVENTS[:10], EVENTS[13]])
+    streamed(store, NEW_FIRST, [event_of(9, "forget")._replace(event_time=NOW)])
+    rotate_rows(OneRowEach(store, NEW_FIRST), PREPARED)
+    assert all(not dump.views for dump in store.dumps(list(store.keys())).values())
+
+
+def test_a_pseudonymised_event_gets_the_current_name_where_its_id_is_sealed() -> None:
+    event = event_of(1, user="ann", browser="fox")._replace(experiment={"unit": "ann"})
+    again = pseudonymise(pseudonymise(event, ONLY_OLD), NEW_FIRST)
+    assert again == pseudonymise(event, NEW_FIRST)
+    unsealed = pseudonymise(event, ONLY_OLD)._replace(sealed_user_id=None, sealed_anonymous_id=None)
+    assert pseudonymise(unsealed, NEW_FIRST) == unsealed
+    assert seal(ONLY_OLD.ring.current, "ann") != again.sealed_user_id
+    assert pseudonym_of(NEW_FIRST.ring.current, "ann") == again.user_id

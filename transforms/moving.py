@@ -83,7 +83,7 @@ def rotate_rows(store: OneRowEach, rules: Prepared, told: Callable[[RowsMoved], 
         bury_again(store, rows.values(), graves)
         done += move_rows(store, rules, rows)
         if graves.look(store):
-            clear_rows(store, rules, graves.among(rows.values()))
+            clear_rows(store, rules, list(graves.among(rows.values())))
         for key in page:
             if key not in rows and (read.cells[key] or key in read.identities):
                 done += RowsMoved(unsealed=1)
@@ -132,7 +132,8 @@ def _move(store: OneRowEach, rules: Prepared, rows: Mapping[str, str], dumps: Ma
         part = views[start : start + CELLS_AT_ONCE]
         lost |= {part[refusal.position][0] for refusal in store.beneath.append(part).refused}
     lost |= {cells[refusal.position][0] for refusal in store.beneath.write_identity(cells)}
-    lost |= refresh_rows(store, rules, list(dict.fromkeys(rows.values())), relinked=set(rows.values())).refused.keys()
+    linked = {new for old, new in rows.items() if _links_in(dumps[old])}
+    lost |= refresh_rows(store, rules, list(dict.fromkeys(rows.values())), linked).refused.keys()
     done = {old: dumps[old] for old, new in rows.items() if new not in lost}
     store.take_out(done, time)
     names = sum(store.is_older(store.known.current(link.other)) for dump in done.values() for link in _links_in(dump))
