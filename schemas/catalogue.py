@@ -1,4 +1,7 @@
-"""The attribute catalogue: which attributes of a view are kept, their kind and their values. An allow-list."""
+"""The attribute catalogue: which attributes of a view are kept, their kind and their values. An allow-list.
+
+Attributes that tell of people, not of vehicles, are refused (``schemas.sensitive``), unless ``allow_sensitive`` gives a reason.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from schemas import safe_yaml
 from schemas.errors import EventError, RulesError, shown
+from schemas.sensitive import sensitive_name, sensitive_value
 
 Kind = Literal["category", "number"]
 AttributeValue = str | float
@@ -17,6 +21,7 @@ MAX_CATEGORY_BYTES: Final = 256
 MAX_ATTRIBUTES: Final = 64
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}", re.ASCII)
 _RESERVED: Final = frozenset({"all", "any", "not"})
+_ALLOWING: Final = 'if it must be kept, say why: allow_sensitive: "the reason"'
 
 
 class Attribute(NamedTuple):
@@ -62,8 +67,8 @@ def _attribute(name: str, node: safe_yaml.Node) -> Attribute:
     if not isinstance(node.value, dict):
         raise node.fault(path, "must be a mapping with kind, and optionally unit and values")
     for key, child in node.value.items():
-        if key not in {"kind", "unit", "values"}:
-            raise child.fault(f"{path}.{key}", "must be absent: the keys are kind, unit, values")
+        if key not in {"kind", "unit", "values", "allow_sensitive"}:
+            raise child.fault(f"{path}.{key}", "must be absent: the keys are kind, unit, values, allow_sensitive")
     kind = node.value["kind"].value if "kind" in node.value else None
     if kind != "category" and kind != "number":
         raise node.value.get("kind", node).fault(f"{path}.kind", "must be category or number")
@@ -78,7 +83,24 @@ def _attribute(name: str, node: safe_yaml.Node) -> Attribute:
         if not isinstance(item.value, str):
             raise item.fault(f"{path}.values", "must be text (put it in quotes)")
         texts.append(item.value)
+    _check_sensitive(name, node, values)
     return Attribute(name, kind, None if unit is None else str(unit.value), frozenset(texts))
+
+
+def _check_sensitive(name: str, node: safe_yaml.Node, values: safe_yaml.Node | None) -> None:
+    """Refuse what tells of people, but where the catalogue gives a reason why it may."""
+    assert isinstance(node.value, dict)
+    allowed = node.value.get("allow_sensitive")
+    if allowed is not None:
+        if not isinstance(allowed.value, str) or not allowed.value.strip():
+            raise allowed.fault(f"attributes.{name}.allow_sensitive", "must be text: the reason why it may be kept")
+        return
+    if (told := sensitive_name(name)) is not None:
+        msg = f"{node.place}: attribute name == {shown(name)}, must not tell of people ({told}); {_ALLOWING}"
+        raise RulesError(msg)
+    for item in values.value if values is not None and isinstance(values.value, list) else []:
+        if (told := sensitive_value(str(item.value))) is not None:
+            raise item.fault(f"attributes.{name}.values", f"must not tell of people ({told}); {_ALLOWING}")
 
 
 def keep_attributes(catalogue: Catalogue, attributes: Mapping[str, Any]) -> Kept:
