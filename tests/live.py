@@ -33,11 +33,11 @@ _LOOK_S: Final = 0.02
 class Stream:
     """One ``forecourt stream``, as a process group of its own."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, key: str = KEY) -> None:
         name = uuid.uuid4().hex[:8]
         self.out, self.err = folder / f"{name}.out", folder / f"{name}.err"
         command = [sys.executable, "-m", "forecourt", "stream", *options]
-        environment = os.environ | {KEY_VARIABLE: KEY, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}  # a kill leaves Beam's
+        environment = os.environ | {KEY_VARIABLE: key, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}  # a kill leaves Beam's
         with self.out.open("wb") as out, self.err.open("wb") as err:
             self.process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=err, start_new_session=True)
 

@@ -22,7 +22,7 @@ MAY_IMPORT: Final = {
 }
 ONLY_IN: Final = {
     "apache_beam": {"transforms", "pipelines"},
-    "google": {"pipelines", "serving.store"},
+    "google": {"pipelines", "serving.store", "serving.keys_secret_manager"},
     "great_expectations": {"expectations"},
     "tests": set[str](),
     "benchmarks": set[str](),

@@ -32,7 +32,9 @@ class KeyUse(NamedTuple):
 
     def kept_by(self, now: int) -> list[str]:
         """Why the key can't be destroyed yet; empty when it may be."""
-        why = ["it writes"] if self.writes else []
+        if self.writes:
+            return ["it writes"]
+        why: list[str] = []
         for number, what in ((self.rows, "rows"), (self.files or 0, "archive files"), (self.entries or 0, "ledger entries")):
             if number:
                 why.append(f"{number} {what}")

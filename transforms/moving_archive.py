@@ -13,9 +13,11 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from schemas.identity import NEVER
 from schemas.ledger import TOMBSTONE, Entry, entries_in, ledger_of
@@ -138,17 +140,17 @@ def _rewritten(archive: str, path: str, known: Names, current: int, graves: Arch
     graves.bury(_also_buried(admitted.table, known, current, graves))
     *_, date, name = path.replace(os.sep, "/").split("/")
     write_part(archive, date.removeprefix("date="), name.removeprefix("part-").removesuffix(".parquet"), table)
-    left = pa.chunked_array([pa.array([False] * len(table))])
+    left = np.zeros(len(table), np.bool_)
     for column in _IDS:
-        left = pc.or_(left, pc.fill_null(_older(table[column], current), False))
-    return ArchiveMoved(rewritten=1, events=len(table), unsealed=pc.sum(left).as_py() or 0, forgotten=admitted.removed)
+        left |= _older(table[column], current)
+    return ArchiveMoved(rewritten=1, events=len(table), unsealed=int(left.sum()), forgotten=admitted.removed)
 
 
 def _also_buried(table: pa.Table, known: Names, current: int, graves: ArchiveGraves) -> dict[str, int]:
     """New names of ids that were forgotten under an old one, and when: late copies come under either."""
     if not graves.digests:
         return {}
-    names = pc.unique(pa.chunked_array([chunk for name in _SEALED_OF for chunk in table[name].chunks])).drop_null()
+    names = pa.concat_arrays([table[name].cast(pa.string()).combine_chunks() for name in _SEALED_OF]).unique().drop_null()
     until = zip(names.to_pylist(), graves.until_of(names).tolist(), strict=True)
     return {known.under(name, current): time for name, time in until if time != NEVER}
 
@@ -194,10 +196,11 @@ def _is_older(entry: Entry, current: int) -> bool:
     return entry.kind != TOMBSTONE and any(version_of(name) < current for name in (entry.key, entry.other) if name)
 
 
-def _older(names: pa.ChunkedArray, current: int) -> pa.ChunkedArray:
+def _older(names: pa.ChunkedArray, current: int) -> NDArray[np.bool_]:
     """For each name whether it is one of an older key."""
-    versions = pc.list_element(pc.split_pattern(names.cast(pa.string()), ":", max_splits=1), 0)
-    return pc.less(versions.cast(pa.int32()), current)
+    coded = names.cast(pa.string()).combine_chunks().dictionary_encode()
+    older = np.array([*(version_of(name) < current for name in coded.dictionary.to_pylist()), False])
+    return np.asarray(older[coded.indices.fill_null(len(older) - 1).to_numpy(zero_copy_only=False)])
 
 
 def _versions_in(file: pq.ParquetFile, name: str) -> set[int]:

@@ -63,7 +63,7 @@ class Names:
 
     def under(self, key: str, version: int) -> str:
         """The id's name under the key of a version; the one given where that isn't known."""
-        return next((name for name in self.of(key) if version_of(name) == version), key)
+        return next((name for name in self._all.get(key, ()) if version_of(name) == version), key)
 
     def sealed(self, key: str, version: int, otherwise: bytes = b"") -> bytes:
         """The id, sealed with the key of a version, where it is known."""
