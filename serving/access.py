@@ -15,7 +15,7 @@ from serving.access_bucket import Bucket, Limit, full, take
 
 ROLES: Final[Mapping[str, frozenset[str]]] = {
     "gateway": frozenset({"segments", "featured", "events"}),
-    "user_control": frozenset({"why", "opt_out"}),
+    "user_control": frozenset({"why", "opt_out", "forget"}),
     "metrics": frozenset({"metrics"}),
 }
 DEFAULT_LIMIT: Final = Limit(rate_per_s=100.0, burst=200)

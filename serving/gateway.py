@@ -10,7 +10,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 
@@ -20,14 +20,14 @@ import msgspec
 
 from schemas.decoding import Attributes
 from schemas.errors import EventError, StoreError
-from schemas.event import MAX_ID_BYTES, MAX_MESSAGE_BYTES
+from schemas.event import MAX_ID_BYTES, MAX_MESSAGE_BYTES, EventType
 from schemas.filters import FilterError
 from schemas.identity import Said
-from schemas.instants import clock_ms
-from schemas.profile_row import consent_cell
+from schemas.instants import clock_ms, format_instant
 from serving.access import Access, Refused, may
-from serving.ingest import NoRoomError, consent_event, taken
-from serving.messages import ConsentAnswer, Fault, FaultAnswer, FeaturedRequest, Health
+from serving.controls import bury_id, keep_consent
+from serving.ingest import NoRoomError, control_event, forget_event, taken
+from serving.messages import ConsentAnswer, Fault, FaultAnswer, FeaturedRequest, ForgetAnswer, Health
 from serving.metrics import CONTENT_TYPE
 from serving.openapi import document
 from serving.service import Parts, Service, segments_answer
@@ -39,8 +39,8 @@ _ENCODE: Final = msgspec.json.Encoder().encode
 _FEATURED: Final = msgspec.json.Decoder(FeaturedRequest).decode
 
 # Of their own, so that writes which wait for a store that is gone keep nothing else waiting.
-_CONSENTS: Final = ThreadPoolExecutor(2, thread_name_prefix="consent")
-MAX_CONSENTS: Final = 200  # under way and waiting, at once
+_CONTROLS: Final = ThreadPoolExecutor(2, thread_name_prefix="control")
+MAX_CONTROLS: Final = 200  # under way and waiting, at once
 
 _log = logging.getLogger(__name__)
 
@@ -53,14 +53,15 @@ class Door(NamedTuple):
 
 
 def build_app(parts: Parts, store: Store, door: Door, ready: Callable[[], str]) -> falcon.asgi.App:
-    """The ASGI app. ``store`` takes consents; ``ready()`` says ``ready``, or what is still missing."""
+    """The ASGI app. ``store`` takes what people ask of their profile; ``ready()`` says ``ready``, or what is still missing."""
     service = Service(parts)
     app = falcon.asgi.App(middleware=[_Guard(parts, door)])
     app.add_route("/v1/users/{user_id}/segments", _Segments(service, door.clock))
     app.add_route("/v1/users/{user_id}/why", _Why(parts, service, door.clock))
-    room = asyncio.Semaphore(MAX_CONSENTS)
-    app.add_route("/v1/users/{user_id}/opt-out", _Consent(parts, store, door.clock, room, opted_out=True))
-    app.add_route("/v1/users/{user_id}/opt-in", _Consent(parts, store, door.clock, room, opted_out=False))
+    controls = _Controls(parts, store, asyncio.Semaphore(MAX_CONTROLS))
+    app.add_route("/v1/users/{user_id}/opt-out", _Consent(controls, door.clock, opted_out=True))
+    app.add_route("/v1/users/{user_id}/opt-in", _Consent(controls, door.clock, opted_out=False))
+    app.add_route("/v1/users/{user_id}/forget", _Forget(controls, door.clock))
     app.add_route("/v1/featured", _Featured(service, door.clock))
     app.add_route("/v1/events", _Events(parts, door.clock))
     app.add_route("/healthz", _Health(lambda: "ready"))
@@ -110,10 +111,7 @@ class _Segments:
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, user_id: str) -> None:
         now = self._clock()
-        anonymous_id = req.get_param("anonymous_id")
-        if anonymous_id is not None:
-            _id(anonymous_id, "anonymous_id")
-        read = await self._service.segments(_id(user_id, "id"), anonymous_id, now)
+        read = await self._service.segments(_id(user_id, "id"), _anonymous_id(req), now)
         _answer(resp, segments_answer(read, now))
 
 
@@ -167,44 +165,82 @@ class _Why:
     def __init__(self, parts: Parts, service: Service, clock: Callable[[], int]) -> None:
         self._parts, self._service, self._clock = parts, service, clock
 
-    async def on_get(self, _: falcon.asgi.Request, resp: falcon.asgi.Response, user_id: str) -> None:
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, user_id: str) -> None:
         now = self._clock()
-        found = await self._parts.reader.read_row(_id(user_id, "id"))
+        found = await self._parts.reader.read_row(_id(user_id, "id"), _anonymous_id(req))
         read = self._parts.reader.answer(found, now)
         profile = None if found.row is None else found.row.profile
-        _answer(resp, why("you", read, profile, self._service.rules_of(read.rule_version), now, self._parts.catalogue))
+        rules = self._service.rules_of(read.rule_version)
+        _answer(resp, why("you", read, profile, rules, now, self._parts.catalogue, linked=found.linked))
+
+
+class _Controls:
+    """What people ask of their own profile: published, and done in the store."""
+
+    def __init__(self, parts: Parts, store: Store, room: asyncio.Semaphore) -> None:
+        self.parts, self.store, self._room = parts, store, room
+
+    def tell(self, kind: EventType, user: str, now: int) -> bool:
+        """Put the event on its way to stream and archive, if it can be. First: who gets no answer here may still be heard there."""
+        outbox = self.parts.outbox
+        return outbox is not None and outbox.put(control_event(kind, user, now, self.parts.pseudonyms))
+
+    async def do(self, user: str, change: Callable[[], Iterable[str]]) -> None:
+        """Change the store; what it says of the user, and of the keys that come back, is read anew from then on."""
+        changed: Iterable[str] = ()
+        try:
+            changed = await self._done(change)
+        except StoreError as fault:
+            _log.error("%s", fault)
+            raise _fault(503, "store_down", "the store did not take it, try again", {"Retry-After": "2"}) from fault
+        except NoRoomError as fault:
+            raise _fault(503, "no_room", str(fault), {"Retry-After": "5"}) from fault
+        finally:
+            self.parts.reader.forget(user, changed)
+
+    async def _done(self, change: Callable[[], Iterable[str]]) -> Iterable[str]:
+        if self._room.locked():  # a store that is gone must not gather callers without end
+            raise _fault(503, "overloaded", "too many are waiting for the store, try again", {"Retry-After": "2"})
+        async with self._room:
+            return await asyncio.get_running_loop().run_in_executor(_CONTROLS, change)
 
 
 class _Consent:
     action: Final = "opt_out"
 
-    def __init__(self, parts: Parts, store: Store, clock: Callable[[], int], room: asyncio.Semaphore, *, opted_out: bool) -> None:
-        self._parts, self._store, self._clock, self._room, self._opted_out = parts, store, clock, room, opted_out
+    def __init__(self, controls: _Controls, clock: Callable[[], int], *, opted_out: bool) -> None:
+        self._controls, self._clock, self._opted_out = controls, clock, opted_out
 
     async def on_post(self, _: falcon.asgi.Request, resp: falcon.asgi.Response, user_id: str) -> None:
         user, now = _id(user_id, "id"), self._clock()
-        self._tell(user, now)
-        try:
-            await self._keep(user, now)
-        except StoreError as fault:
-            _log.error("%s", fault)
-            raise _fault(503, "store_down", "the store did not take it, try again", {"Retry-After": "2"}) from fault
-        finally:
-            self._parts.reader.forget(user)
+        self._controls.tell("opt_out" if self._opted_out else "opt_in", user, now)
+        key, said = self._controls.parts.pseudonyms(user), Said(now, self._opted_out)
+        await self._controls.do(user, functools.partial(keep_consent, self._controls.store, key, said))
         _answer(resp, ConsentAnswer(self._opted_out))
 
-    async def _keep(self, user: str, now: int) -> None:
-        if self._room.locked():  # a store that is gone must not gather callers without end
-            raise _fault(503, "overloaded", "too many are waiting for the store, try again", {"Retry-After": "2"})
-        cell = consent_cell(Said(now, self._opted_out))
-        write = functools.partial(self._store.write_identity, [(self._parts.pseudonyms(user), cell)])
-        async with self._room:
-            await asyncio.get_running_loop().run_in_executor(_CONSENTS, write)
 
-    def _tell(self, user: str, now: int) -> None:
-        """The event, for the stream and the archive. It goes first: whoever gets no answer here may still be heard there."""
-        if self._parts.outbox is not None:
-            self._parts.outbox.put(consent_event(self._parts.pseudonyms(user), now, opted_out=self._opted_out))
+class _Forget:
+    action: Final = "forget"
+
+    def __init__(self, controls: _Controls, clock: Callable[[], int]) -> None:
+        self._controls, self._clock = controls, clock
+
+    async def on_post(self, _: falcon.asgi.Request, resp: falcon.asgi.Response, user_id: str) -> None:
+        user, now = _id(user_id, "id"), self._clock()
+        if self._controls.parts.outbox is None:  # nobody would hear of it who can clear the rest
+            raise _fault(503, "no_events", "this gateway was started without --events: it has nowhere to send them")
+        if not self._controls.tell("forget", user, now):
+            raise _fault(503, "no_room", "too many events wait to be published", {"Retry-After": "5"})
+        await self._controls.do(user, functools.partial(self._bury, user, now))
+        _answer(resp, ForgetAnswer(format_instant(now)), 202)
+
+    def _bury(self, user: str, now: int) -> Iterable[str]:
+        parts = self._controls.parts
+        buried = bury_id(self._controls.store, parts.pseudonyms, user, now)
+        if parts.outbox is not None and not parts.outbox.put_all([forget_event(*other, now) for other in buried.others.items()]):
+            msg = "too many events wait to be published"
+            raise NoRoomError(msg)
+        return buried.keys
 
 
 class _Health:
@@ -279,6 +315,11 @@ def _id(value: str, name: str) -> str:
     if len(value.encode(errors="surrogatepass")) > MAX_ID_BYTES:
         raise _fault(422, "bad_id", f"{name}, must be at most {MAX_ID_BYTES} bytes of UTF-8")
     return value
+
+
+def _anonymous_id(req: falcon.asgi.Request) -> str | None:
+    found = req.get_param("anonymous_id")
+    return None if found is None else _id(found, "anonymous_id")
 
 
 def _check_ids(request: FeaturedRequest) -> None:

@@ -43,7 +43,8 @@ def taken(
                 raise EventError(reason, field, must)  # noqa: TRY301
             if event.event_type in CONSENT_TYPES:
                 reason, field = "wrong_type", "event_type"
-                must = f"event_type == {event.event_type}, must be asked for by a key that may: /v1/users/ID/opt-out"
+                where = event.event_type.replace("_", "-")
+                must = f"event_type == {event.event_type}, must be asked for by a key that may: /v1/users/ID/{where}"
                 raise EventError(reason, field, must)  # noqa: TRY301
         except EventError as fault:
             refused.append(RefusedEvent(position, fault.reason, fault.field, str(fault)))
@@ -62,10 +63,16 @@ def encoded(event: Event) -> bytes:
     return _ENCODE({name: value for name, value in wire.items() if value is not None})
 
 
-def consent_event(pseudonym: str, now: int, *, opted_out: bool) -> bytes:
-    """The message that says a user opted out or in at ``now`` (ms UTC)."""
-    kind: EventType = "opt_out" if opted_out else "opt_in"
-    return encoded(Event(uuid.uuid4().hex, kind, now, pseudonym, None, None, None, pack_attributes({}), None, pseudonymised=True))
+def control_event(kind: EventType, user: str, now: int, pseudonyms: Pseudonyms) -> bytes:
+    """The message that a user, by the raw id, opted out or in or wants to be forgotten, at ``now`` (ms UTC)."""
+    event = Event(uuid.uuid4().hex, kind, now, user, None, None, None, pack_attributes({}), None, pseudonymised=False)
+    return encoded(pseudonymise(event, pseudonyms))
+
+
+def forget_event(anonymous: str, sealed: bytes, now: int) -> bytes:
+    """The message that an anonymous id, by its pseudonym, is to be forgotten up to ``now`` (ms UTC)."""
+    event = Event(uuid.uuid4().hex, "forget", now, None, anonymous, None, None, pack_attributes({}), None, pseudonymised=True)
+    return encoded(event._replace(sealed_anonymous_id=sealed or None))
 
 
 def _events_in(body: bytes) -> list[bytes]:

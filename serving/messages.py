@@ -116,6 +116,12 @@ class ConsentAnswer(msgspec.Struct, frozen=True):
     opted_out: bool
 
 
+class ForgetAnswer(msgspec.Struct, frozen=True):
+    """What was asked for is begun: all that is of the user up to this instant goes, and stays away."""
+
+    until: Instant
+
+
 class Health(msgspec.Struct, frozen=True):
     """``ready`` or what is still missing."""
 

@@ -16,11 +16,12 @@ from serving.messages import (
     FaultAnswer,
     FeaturedAnswer,
     FeaturedRequest,
+    ForgetAnswer,
     Health,
     SegmentsAnswer,
 )
 
-_STRUCTS: Final = (SegmentsAnswer, FeaturedRequest, FeaturedAnswer, EventsAnswer, ConsentAnswer, Health, FaultAnswer)
+_STRUCTS: Final = (SegmentsAnswer, FeaturedRequest, FeaturedAnswer, EventsAnswer, ConsentAnswer, ForgetAnswer, Health, FaultAnswer)
 _REFERENCE: Final = "#/components/schemas/{name}"
 _NO_CONTROL: Final = r"^[^\x00-\x1f\x7f-\x9f]+$"
 # 256 bytes is what an id may have, which JSON Schema can't count; what is over that in spite of it is answered by a 422.
@@ -64,13 +65,14 @@ def document(catalogue: Catalogue) -> dict[str, Any]:
             "/v1/users/{user_id}/segments": {
                 "get": _operation("segments", "A user's segments.", SegmentsAnswer, [_USER, _ANONYMOUS]),
             },
-            "/v1/users/{user_id}/why": {"get": _operation("why", "Why, in plain words for the user.", None, [_USER])},
+            "/v1/users/{user_id}/why": {"get": _operation("why", "Why, in plain words for the user.", None, [_USER, _ANONYMOUS])},
             "/v1/users/{user_id}/opt-out": {
                 "post": _operation("optOut", "Profile this user no more.", ConsentAnswer, [_USER], ["503"]),
             },
             "/v1/users/{user_id}/opt-in": {
                 "post": _operation("optIn", "Profile this user again.", ConsentAnswer, [_USER], ["503"]),
             },
+            "/v1/users/{user_id}/forget": {"post": _forget()},
             "/v1/featured": {
                 "post": {
                     **_operation("featured", "The first result of a search.", FeaturedAnswer, [], ["413"]),
@@ -91,7 +93,8 @@ def _event() -> dict[str, Any]:
     event.pop("$schema")
     stamped = {"event_id", "event_time"}
     event["required"] = [name for name in event["required"] if name not in stamped]  # the gateway sets those
-    event["properties"].pop("pseudonymised")
+    for name in ("pseudonymised", "sealed_user_id", "sealed_anonymous_id"):  # ids are raw here
+        event["properties"].pop(name)
     kinds = event["properties"]["event_type"]
     kinds["enum"] = [kind for kind in kinds["enum"] if kind not in CONSENT_TYPES]
     return event
@@ -163,6 +166,13 @@ def _events() -> dict[str, Any]:
     } | operation["responses"]
     several = {"type": "array", "items": event, "minItems": 1, "maxItems": MAX_EVENTS}
     return {**operation, "requestBody": _body({"anyOf": [event, several]})}
+
+
+def _forget() -> dict[str, Any]:
+    operation = _operation("forget", "Forget this user, and all that was held of them.", ForgetAnswer, [_USER], ["503"])
+    answer = operation["responses"].pop("200") | {"description": "It is begun."}
+    operation["responses"] = {"202": answer} | operation["responses"]
+    return operation
 
 
 def _metrics() -> dict[str, Any]:

@@ -1,19 +1,27 @@
-"""The segments of a user for the gateway: one row read, within a deadline, and always an answer."""
+"""The segments of a visitor for the gateway: their rows read, within a deadline, and always an answer.
+
+A user's row answers for all of the person. A browser's that is linked to a user says so, and the user's is read next. Who has no
+row yet is answered from their browser's, as the link is on its way. Whoever opted out, under any name, has no segments.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final, Literal, NamedTuple
 
 from cachetools import TTLCache
 
 from schemas.errors import ConfigError
+from schemas.identity import Link
 from schemas.profile_row import ProfileRow
+from schemas.pseudonym import Pseudonyms
 from serving.breaker import Breaker
-from serving.row_loader import Limits, RowLoader
+from serving.row_loader import Limits, Loaded, RowLoader
 from serving.segments import Segment, segments_at
 from serving.store.rows import RowReader
+from serving.whose import is_anothers, opted_out, row_of_names, says_nothing
 
 CACHE_ROWS: Final = 100_000
 CACHE_TTL_S: Final = 2.0
@@ -36,24 +44,28 @@ class SegmentsRead(NamedTuple):
 
 
 class RowRead(NamedTuple):
-    """A user's row, and where it is from; without one, why."""
+    """The row that answers for a visitor, and where it is from; without one, why.
+
+    ``linked``: it is a user's, and the browser that was asked for is linked to that user.
+    """
 
     row: ProfileRow | None
     source: Source
     reason: Reason | None
+    linked: bool = False
 
 
 class SegmentReader:
     """Reads users' segments. Used in one event loop.
 
-    ``pseudonym`` gives the row's key of a raw id, ``withdrawn()`` the segments that must not be offered now. A row is kept for
+    ``pseudonyms`` give the rows' keys of a raw id, ``withdrawn()`` the segments that must not be offered now. A row is kept for
     ``ttl_s`` seconds, also one that isn't there: so long may a view take to show.
     """
 
     def __init__(
         self,
         rows: RowReader,
-        pseudonym: Callable[[str], str],
+        pseudonyms: Pseudonyms,
         *,
         withdrawn: Callable[[], Collection[str]] = tuple,
         limits: Limits = Limits(),  # noqa: B008  (immutable)
@@ -62,12 +74,12 @@ class SegmentReader:
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
         self.breaker = Breaker()
-        self._pseudonym, self._withdrawn = pseudonym, withdrawn
+        self._pseudonyms, self._withdrawn, self._deadline_s = pseudonyms, withdrawn, limits.deadline_s
         self._cache: TTLCache[str, ProfileRow] = TTLCache(cache_rows, ttl_s, timer)
         self._loader = RowLoader(rows, self.breaker, limits, self._keep)
 
     async def read(self, user_id: str | None, anonymous_id: str | None = None, *, now: int) -> SegmentsRead:
-        """The segments at ``now`` (ms UTC) of the user, else of the browser.
+        """The segments at ``now`` (ms UTC) of the user, where they are new or not known of the browser.
 
         Within the deadline; it doesn't raise for a fault of the store.
         """
@@ -78,21 +90,27 @@ class SegmentReader:
         raw_id = user_id or anonymous_id
         if not raw_id:
             return RowRead(None, "none", "unknown_user")
-        key = self._pseudonym(raw_id)
-        kept = self._cache.get(key)
-        if kept is not None:
-            return RowRead(kept, "cache", None)
-        loaded = await self._loader.load(key)
-        if isinstance(loaded, ProfileRow):
-            return RowRead(loaded, "store", None)
-        return RowRead(None, "none", loaded)
+        own = self._pseudonyms.names(raw_id)
+        if user_id and anonymous_id and anonymous_id != user_id:
+            return await self._read_rows(own, self._pseudonyms.names(anonymous_id))
+        if len(own) > 1:
+            return await self._read_rows(own)
+        row: Loaded | None = self._cache.get(own[0])
+        source: Source = "cache"
+        until_s = 0.0
+        if row is None:
+            until_s, source = self._until_s(), "store"
+            (row,) = await self._loader.load(own, until_s)
+        if not isinstance(row, ProfileRow):
+            return RowRead(None, "none", row)
+        return RowRead(row, source, None) if row.link is None else await self._followed(row, source, until_s or self._until_s())
 
     def answer(self, read: RowRead, now: int) -> SegmentsRead:
         """What a row says at an instant (ms UTC)."""
-        row, source, reason = read
+        row, source, reason, _ = read
         if row is None:
             return SegmentsRead((), None, None, None, source, reason)
-        if row.opted_out or row.emptied == "opted_out":
+        if opted_out(row):
             return SegmentsRead((), None, None, None, source, "opted_out")
         membership = row.membership
         if membership is None:
@@ -106,11 +124,11 @@ class SegmentReader:
         offered = tuple(segment for segment in held if segment.name not in withdrawn)
         return SegmentsRead(offered, *about, source, None if offered else "withdrawn" if held else "no_segments")
 
-    def forget(self, raw_id: str) -> None:
-        """Read the user's row anew the next time."""
-        key = self._pseudonym(raw_id)
-        self._cache.pop(key, None)
-        self._loader.forget(key)
+    def forget(self, raw_id: str, others: Iterable[str] = ()) -> None:
+        """Read the id's rows anew the next time, and those of other keys."""
+        for key in (*self._pseudonyms.names(raw_id), *others):
+            self._cache.pop(key, None)
+            self._loader.forget(key)
 
     @property
     def cached_rows(self) -> int:
@@ -121,5 +139,66 @@ class SegmentReader:
         """End reads that are under way, and give back the connection."""
         await self._loader.close()
 
+    async def _read_rows(self, own: tuple[str, ...], beside: tuple[str, ...] = ()) -> RowRead:
+        """The row that answers for an id's names, and for those of a browser that was seen with it: both in one read."""
+        until_s = self._until_s()
+        found = await self._found((*own, *beside), until_s)
+        mine, source = _one(found.rows[: len(own)]), found.source
+        if not isinstance(mine, ProfileRow):
+            return RowRead(None, "none", mine)
+        browser = _one(found.rows[len(own) :]) if beside else None
+        if not isinstance(browser, ProfileRow) or is_anothers(browser, own if mine.link is None else (*own, mine.link.other)):
+            browser = None
+        if browser is not None and opted_out(browser):  # the strictest of a person counts
+            return RowRead(browser, source, None)
+        if mine.link is not None:
+            return await self._followed(mine, source, until_s)
+        if browser is not None and says_nothing(mine) and not mine.opted_out:
+            return RowRead(browser, source, None)
+        return RowRead(mine, source, None, browser is not None and browser.link is not None)
+
+    async def _followed(self, mine: ProfileRow, source: Source, until_s: float) -> RowRead:
+        """The row of the user whom a row belongs to; the row itself where that opted out, for then no other matters."""
+        if mine.link is None or opted_out(mine):
+            return RowRead(mine, source, None)
+        found = await self._found(self._names_of(mine.link), until_s)
+        user = _one(found.rows)
+        source = found.source if source == "cache" else source
+        if not isinstance(user, ProfileRow):
+            return RowRead(None, "none", user)
+        if says_nothing(user) and mine.membership is not None:  # the link was written this moment, the user's row not yet
+            return RowRead(mine, source, None)
+        return RowRead(user, source, None, linked=True)
+
+    def _until_s(self) -> float:
+        return asyncio.get_running_loop().time() + self._deadline_s
+
+    async def _found(self, keys: Sequence[str], until_s: float) -> _Found:
+        rows: dict[str, Loaded] = {key: kept for key in keys if (kept := self._cache.get(key)) is not None}
+        missing = [key for key in keys if key not in rows]
+        if missing:
+            rows.update(zip(missing, await self._loader.load(missing, until_s), strict=True))
+        return _Found([rows[key] for key in keys], "store" if missing else "cache")
+
+    def _names_of(self, link: Link) -> tuple[str, ...]:
+        """What a link's user may be called: by its key alone, or where there are several, by those."""
+        raw_id = self._pseudonyms.opened(link.sealed) if link.sealed and len(self._pseudonyms.ring.keys) > 1 else None
+        return (link.other,) if raw_id is None else self._pseudonyms.names(raw_id)
+
     def _keep(self, row: ProfileRow) -> None:
         self._cache[row.key] = row
+
+
+class _Found(NamedTuple):
+    rows: list[Loaded]  # in the order asked
+    source: Source
+
+
+def _one(rows: Sequence[Loaded]) -> Loaded:
+    """The row that counts of an id's, or why there is none: with one unread nobody can tell whether they opted out."""
+    read: list[ProfileRow] = []
+    for row in rows:
+        if not isinstance(row, ProfileRow):
+            return row
+        read.append(row)
+    return row_of_names(read)

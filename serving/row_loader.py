@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Literal, NamedTuple
 
 from schemas.errors import RowError, StoreError, StoreTimeoutError
@@ -40,7 +40,7 @@ class Limits(NamedTuple):
 
 class _Load(NamedTuple):
     key: str
-    asked_s: float  # the loop's clock
+    until_s: float  # when who asked first goes, by the loop's clock
     done: asyncio.Future[Loaded]
 
 
@@ -56,20 +56,19 @@ class RowLoader:
         self._bad_rows, self._told_s = 0, -TELL_EVERY_S
         self._closed = False
 
-    async def load(self, key: str) -> Loaded:
-        """The row, or why there is none; within the deadline. It never raises for a fault of the store."""
+    async def load(self, keys: Sequence[str], until_s: float) -> list[Loaded]:
+        """The rows, in the order of the keys, or why there is none; until an instant of the loop's clock.
+
+        Those that nobody is waiting for are read together. It never raises for a fault of the store.
+        """
         if self._breaker.state == "open":
-            return "store_down"
-        under_way = self._loads.get(key)
-        if under_way is None:
-            if len(self._waiting) >= self._limits.max_waiting:
-                return "overloaded"
-            loop = asyncio.get_running_loop()
-            under_way = self._loads[key] = loop.create_future()
-            self._waiting.append(_Load(key, loop.time(), under_way))
-            self._read_on()
-        await asyncio.wait((under_way,), timeout=self._limits.deadline_s)
-        return under_way.result() if under_way.done() else "timeout"
+            return ["store_down"] * len(keys)
+        asked = [self._asked(key, until_s) for key in keys]
+        self._read_on()
+        waits = [load for load in asked if load is not None]
+        if waits:
+            await asyncio.wait(waits, timeout=until_s - asyncio.get_running_loop().time())
+        return ["overloaded" if load is None else load.result() if load.done() else "timeout" for load in asked]
 
     def forget(self, key: str) -> None:
         """Let a read that is under way answer those who wait for it, and nobody after them."""
@@ -84,13 +83,23 @@ class RowLoader:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._rows.close()
 
+    def _asked(self, key: str, until_s: float) -> asyncio.Future[Loaded] | None:
+        """The read that a key is in; ``None`` when there is no room for one."""
+        under_way = self._loads.get(key)
+        if under_way is None:
+            if len(self._waiting) >= self._limits.max_waiting:
+                return None
+            under_way = self._loads[key] = asyncio.get_running_loop().create_future()
+            self._waiting.append(_Load(key, until_s, under_way))
+        return under_way
+
     def _read_on(self) -> None:
         while self._waiting and len(self._reads) < self._limits.max_reads:
-            latest_s = asyncio.get_running_loop().time() - self._limits.deadline_s
+            now_s = asyncio.get_running_loop().time()
             loads: list[_Load] = []
             while self._waiting and len(loads) < self._limits.max_rows_a_read:
                 load = self._waiting.popleft()
-                if load.asked_s < latest_s:  # who asked first has gone; who joined late is told a little early
+                if load.until_s < now_s:  # who asked first has gone; who joined late is told a little early
                     self._settle(load, "timeout")
                 else:
                     loads.append(load)

@@ -180,10 +180,9 @@ class Service:
 
     def _impression(self, chosen: Chosen, place: int) -> dict[str, Any]:
         request, read, featured = chosen.request, chosen.read, chosen.featured
-        user = None if request.user_id is None else self._parts.pseudonyms(request.user_id)
-        anonymous = None if request.anonymous_id is None else self._parts.pseudonyms(request.anonymous_id)
-        if user is None and anonymous is None:
-            anonymous = self._parts.pseudonyms(request.session_id)
+        given = {"user_id": request.user_id, "anonymous_id": request.anonymous_id}
+        raw = {name: raw_id for name, raw_id in given.items() if raw_id is not None} or {"anonymous_id": request.session_id}
+        user, anonymous = (self._parts.pseudonyms(raw[name]) if name in raw else None for name in given)
         personal, shown, default = featured.positions[place], chosen.shown[place], featured.default[place]
         share = self._parts.settings.conflict_sample
         exposure: Exposure = exposure_to(
@@ -207,7 +206,8 @@ class Service:
             conflicts=_exposed(featured.conflicts) if in_conflict_sample(chosen.impressions[place], share) else None,
             conflict_sample=share,
         )
-        return impression_event(exposure, user=user, anonymous=anonymous, listing=_id_of(shown), now=chosen.now)
+        event = impression_event(exposure, user=user, anonymous=anonymous, listing=_id_of(shown), now=chosen.now)
+        return event | {f"sealed_{name}": self._parts.pseudonyms.seal(raw_id) for name, raw_id in raw.items()}
 
     def _count(self, chosen: Chosen) -> None:
         metrics = self._parts.metrics

@@ -16,9 +16,9 @@ TOP_VALUES: Final = 3
 SOON_MS: Final = 2 * DAY_MS  # what ends so soon is told by the minute
 
 REASONS: Final = {
-    "unknown_user": "We hold nothing about you.",
+    "unknown_user": "There is no profile of you.",
     "no_segments": "What you have looked at lately puts you in no group.",
-    "opted_out": "You have opted out: you are in no group, and see what everybody sees.",
+    "opted_out": "You have opted out: nothing you look at counts, you are in no group, and see what everybody sees.",
     "withdrawn": "The groups you would be in are not used at present, for they don't foretell well enough what people look at.",
     "timeout": "Your groups could not be read just now. Please try again.",
     "store_down": "Your groups could not be read just now. Please try again later.",
@@ -26,19 +26,30 @@ REASONS: Final = {
     "bad_row": "Your groups can't be read at present.",
     "clock_behind": "Your groups could not be read just now. Please try again in some minutes.",
 }
-_OPT_OUT: Final = "You can opt out. You are in no group then, and see what everybody sees, until you opt in again."
-_OPT_IN: Final = "You can opt in again. Your groups are then those of what you have looked at in the last days."
+_LINKED: Final = "You have signed in with this browser: what you looked at in it before you signed in counts too."
+_OPT_OUT: Final = (
+    "You can opt out. Your profile is emptied then: you are in no group, and see what everybody sees, until you opt in again."
+)
+_OPT_IN: Final = "You can opt in again. What you look at from then on counts; what you looked at before doesn't."
+_FORGET: Final = "You can have yourself forgotten. All that is held about you up to then is deleted, which can't be undone."
 _MONTHS: Final = tuple("January February March April May June July August September October November December".split())
 _UNITS: Final = (("day", DAY_MS), ("hour", HOUR_MS), ("minute", MINUTE_MS), ("second", SECOND_MS))
 
 
 def why(
-    user: str, read: SegmentsRead, profile: Profile | None, rules: RuleSet, at: int, catalogue: Catalogue | None = None
+    user: str,
+    read: SegmentsRead,
+    profile: Profile | None,
+    rules: RuleSet,
+    at: int,
+    catalogue: Catalogue | None = None,
+    *,
+    linked: bool = False,
 ) -> dict[str, Any]:
     """What a user is told at an instant (ms UTC); ``user`` is how the answer names them.
 
-    ``rules`` explain the segments, the ``catalogue`` has the units. Segments by another version than that of the rules are named
-    without their why: a reason that may be wrong is worse than none.
+    ``linked``: they ask from a browser that is linked to them. ``rules`` explain the segments, the ``catalogue`` has the units.
+    Segments by another version than that of the rules are named without their why: a reason that may be wrong is worse than none.
     """
     by_name = {rule.name: rule for rule in rules.rules} if rules.version == read.rule_version else {}
     out = read.reason == "opted_out"
@@ -49,8 +60,12 @@ def why(
         "rule_version": read.rule_version,
         "summary": summary_of(read),
         "segments": [_explained(segment, by_name.get(segment.name), read, at, catalogue) for segment in read.segments],
+        "identity": _LINKED if linked and not out else None,
         "profile": None if profile is None or out else profile_words(profile, at),
-        "choices": [{"action": "opt_in", "words": _OPT_IN} if out else {"action": "opt_out", "words": _OPT_OUT}],
+        "choices": [
+            {"action": "opt_in", "words": _OPT_IN} if out else {"action": "opt_out", "words": _OPT_OUT},
+            {"action": "forget", "words": _FORGET},
+        ],
     }
 
 

@@ -42,7 +42,8 @@ def members(store: Store, users: Sequence[str], now: int, segment: str = "electr
     """Rows of users who are in a segment since ``now`` (ms UTC)."""
     membership = encode_cell(Membership(1, now, [SegmentSpans(segment, [Span(now, now + 10**9, 0.8, 20, 16)])]))
     profile = encode_cell(Profile(20, now, {"fuel_type": {"electric": 0.8}}))
-    store.write_memberships([RowUpdate(PSEUDONYMS(user), now, membership, profile, 0) for user in users])
+    read = store.read_windows([], 1)  # of two writes the one of the later read stays
+    store.write_memberships([RowUpdate(PSEUDONYMS(user), read.time, membership, profile, 0) for user in users])
 
 
 def listings(path: Path, count: int = 40) -> Path:

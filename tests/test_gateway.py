@@ -9,6 +9,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -18,7 +19,9 @@ import pytest
 from pipelines.archive import run as run_archive
 from pipelines.serve import Config
 from schemas.errors import ConfigError
+from schemas.identity import Link, Linked, digest_of
 from schemas.instants import clock_ms, format_instant
+from schemas.profile_row import link_cell, linked_cell
 from serving.access import mint
 from serving.store import open_store
 from tests.exposures import exposure_of
@@ -41,6 +44,10 @@ experiments:
     arms: [{name: control, weight: 1, shows: false}, {name: treatment, weight: 1, shows: true}]
 """
 SCHEMATHESIS: Final = Path(sys.executable).with_name("schemathesis")
+
+
+def sealed(raw_id: str) -> str:
+    return b64encode(PSEUDONYMS.seal(raw_id)).decode()
 
 
 class Answer(NamedTuple):
@@ -85,7 +92,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     uri = f"sqlite:///{folder}/store.db"
     store = open_store(uri)
     store.init()
-    members(store, ["ann", "bob", "cat", "ann-with-secret-id"], clock_ms())
+    now = clock_ms()
+    members(store, ["ann", "bob", "cat", "dee", "eli", "ann-with-secret-id"], now)
+    for user in ("dee", "eli"):
+        browser = PSEUDONYMS(f"browser-of-{user}")
+        link = Link(now - 1_000, "e1", PSEUDONYMS(user), "identify", PSEUDONYMS.seal(user))
+        linked = linked_cell(Linked(browser, PSEUDONYMS.seal(f"browser-of-{user}")))
+        store.write_identity([(browser, link_cell(link)), (PSEUDONYMS(user), linked)])
     minted = {role: mint(role, role) for role in ROLES} | {"slow": mint("slow", "gateway")}
     lines = [
         each.line.replace("}", ", rate_per_s: 1, burst: 3}" if name == "slow" else ", rate_per_s: 100000}")
@@ -114,7 +127,8 @@ def test_segments_come_with_scores_version_and_age(place: Place) -> None:
     assert [(each["name"], each["score"], each["matching"]) for each in answer["segments"]] == [("electric", 0.8, 16)]
     assert (answer["rule_version"], answer["source"], answer["reason"]) == (1, "store", None)
     assert answer["age_ms"] >= 0
-    assert place.ask("/v1/users/nobody/segments?anonymous_id=ann").body["reason"] == "unknown_user"
+    assert place.ask("/v1/users/nobody/segments").body["reason"] == "unknown_user"
+    assert place.ask("/v1/users/nobody/segments?anonymous_id=ann").body["segments"] == answer["segments"]
 
 
 def sessions(place: Place, arm: str, count: int) -> list[str]:
@@ -157,6 +171,7 @@ def test_an_exposure_of_either_arm_holds_what_the_analysis_needs_and_no_raw_id(p
         (event,) = [event for event in place.events if event["event_id"] == impression]
         exposure = exposure_of(event["experiment"])
         assert (event["event_type"], event["user_id"]) == ("featured_impression", PSEUDONYMS("ann-with-secret-id"))
+        assert (event["sealed_user_id"], "anonymous_id" in event) == (sealed("ann-with-secret-id"), False)
         assert event["listing_id"] == answer["positions"][0]["listing"]["listing_id"]
         assert (exposure.experiment, exposure.version, exposure.arm, exposure.shown) == ("electric_first", 2, arm, shown)
         assert (exposure.segment, exposure.rung, exposure.probability) == ("electric", "single_segment", 1.0)
@@ -191,6 +206,7 @@ def test_events_are_validated_stamped_and_pseudonymised(place: Place) -> None:
     given = next(event for event in place.events if event["event_id"] == "given")
     assert given == late | {
         "user_id": PSEUDONYMS("eve"),
+        "sealed_user_id": sealed("eve"),
         "pseudonymised": True,
         "attributes": {"fuel_type": "electric", "price": 1.0},
     }
@@ -204,9 +220,36 @@ def test_an_opt_out_is_in_force_with_the_next_request_and_is_published(place: Pl
     told = place.ask("/v1/users/bob/why", "user_control").body
     assert (told["segments"], told["profile"], told["choices"][0]["action"]) == ([], None, "opt_in")
     assert place.ask("/v1/users/bob/opt-in", "user_control", method="POST").body == {"opted_out": False}
-    assert place.ask("/v1/users/bob/segments").body["reason"] is None
+    assert place.ask("/v1/users/bob/segments").body["reason"] == "unknown_user"  # what was before doesn't count
     kinds = lambda: [event["event_type"] for event in place.events if event.get("user_id") == PSEUDONYMS("bob")]  # noqa: E731
     wait_until(lambda: {"opt_out", "opt_in"} <= set(kinds()), 10, "no event")
+
+
+def test_a_browser_that_is_linked_has_its_users_segments_and_whoever_opts_out_of_either_has_none(place: Place) -> None:
+    assert place.ask("/v1/users/browser-of-dee/segments").body["segments"] == place.ask("/v1/users/dee/segments").body["segments"]
+    assert place.featured(anonymous_id="browser-of-dee")["segments"]
+    told = place.ask("/v1/users/dee/why?anonymous_id=browser-of-dee", "user_control").body
+    assert "before you signed in counts too" in told["identity"]
+    assert place.ask("/v1/users/dee/why", "user_control").body["identity"] is None
+    place.ask("/v1/users/browser-of-dee/opt-out", "user_control", method="POST")
+    for asked in ("dee", "browser-of-dee", "dee/segments?anonymous_id=browser-of-dee"):
+        path = asked if "?" in asked else f"{asked}/segments"
+        assert place.ask(f"/v1/users/{path}").body["reason"] == "opted_out"
+
+
+def test_who_is_forgotten_is_unknown_with_the_next_request_and_with_them_the_browsers_they_signed_in_with(place: Place) -> None:
+    assert place.ask("/v1/users/eli/segments").body["reason"] is None
+    answer = place.ask("/v1/users/eli/forget", "user_control", method="POST")
+    assert (answer.status, list(answer.body)) == (202, ["until"])
+    for asked in ("eli", "browser-of-eli"):
+        assert place.ask(f"/v1/users/{asked}/segments").body["reason"] == "unknown_user"
+    wait_until(lambda: sum(event["event_type"] == "forget" for event in place.events) == 2, 10, "no events")
+    user, browser = [event for event in place.events if event["event_type"] == "forget"]
+    assert (user["user_id"], user["sealed_user_id"]) == (PSEUDONYMS("eli"), sealed("eli"))
+    assert (browser["anonymous_id"], browser["sealed_anonymous_id"]) == (PSEUDONYMS("browser-of-eli"), sealed("browser-of-eli"))
+    assert {user["event_time"], browser["event_time"]} == {answer.body["until"]}
+    digests = {tombstone.digest for tombstone in open_store(f"sqlite:///{place.folder}/store.db").tombstones()}
+    assert {digest_of(PSEUDONYMS(each)) for each in ("eli", "browser-of-eli")} <= digests
 
 
 # --- who is let in -------------------------------------------------------------------------------------------------------
@@ -220,6 +263,7 @@ def test_an_opt_out_is_in_force_with_the_next_request_and_is_published(place: Pl
         ("/v1/users/ann/segments", "user_control", 403),
         ("/v1/users/ann/segments", "metrics", 403),
         ("/v1/users/ann/why", "gateway", 403),
+        ("/v1/users/ann/forget", "gateway", 403),
         ("/metrics", "gateway", 403),
         ("/metrics", "metrics", 200),
         ("/healthz", None, 200),
@@ -229,7 +273,7 @@ def test_an_opt_out_is_in_force_with_the_next_request_and_is_published(place: Pl
     ],
 )
 def test_each_role_may_ask_for_its_own(place: Place, path: str, role: str | None, status: int) -> None:
-    assert place.ask(path, role).status == status
+    assert place.ask(path, role, method="POST" if path.endswith("forget") else None).status == status
 
 
 def test_a_key_that_asks_too_often_is_told_when_to_come_back(place: Place) -> None:
@@ -273,7 +317,7 @@ def test_no_id_is_ever_logged(place: Place) -> None:
     [
         ("gateway", "segments|z$", "coverage,fuzzing"),
         ("gateway", "featured|events", "fuzzing"),  # their coverage takes a minute: by hand, with tests/schemathesis.toml
-        ("user_control", "why|opt", "coverage,fuzzing"),
+        ("user_control", "why|opt|forget", "coverage,fuzzing"),
         ("metrics", "metrics", "coverage,fuzzing"),
     ],
 )

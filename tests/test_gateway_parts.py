@@ -16,6 +16,7 @@ from serving.gateway import Door, build_app
 from serving.metrics import Metrics
 from serving.reader import SegmentReader
 from serving.service import Parts, Service
+from serving.store import WindowRead
 from tests.gateways import PSEUDONYMS
 from tests.strategies import CATALOGUE
 from tests.test_service import RELEASE, Members
@@ -27,9 +28,16 @@ class Stuck:
     def __init__(self) -> None:
         self.go, self.written = threading.Event(), 0
 
-    def write_identity(self, cells: Any) -> None:
+    def write_identity(self, cells: Any) -> list[Any]:
         assert self.go.wait(20)
         self.written += 1
+        return []
+
+    def read_windows(self, keys: Any, limit: int) -> WindowRead:
+        return WindowRead(1, {key: [] for key in keys}, {})
+
+    def write_memberships(self, updates: Any) -> list[Any]:
+        return []
 
 
 def parts() -> Parts:
@@ -51,7 +59,7 @@ def parts() -> Parts:
 
 
 def test_consents_that_wait_for_a_store_are_bounded_and_the_others_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gateway, "MAX_CONSENTS", 5)
+    monkeypatch.setattr(gateway, "MAX_CONTROLS", 5)
     store = Stuck()
 
     async def run() -> list[tuple[int, str | None]]:

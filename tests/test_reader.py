@@ -7,11 +7,14 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
 from schemas.errors import RowError, StoreError, StoreTimeoutError, StoreUnavailableError
+from schemas.identity import Link
 from schemas.profile_row import Membership, ProfileRow, SegmentSpans, Span
+from schemas.pseudonym import Pseudonyms, ring_of
 from serving.reader import SegmentReader, SegmentsRead
 from serving.row_loader import PROBE_KEY, Limits
 from serving.store.rows import Rows
@@ -20,6 +23,11 @@ pytestmark = pytest.mark.alone
 
 NOW = 1_000_000_000_000
 LIMITS = Limits(deadline_s=0.5, max_reads=2, max_rows_a_read=3, max_waiting=4, probe_every_s=0.01, reconnect_every_s=0.03)
+
+
+def linked(key: str, user: str, sealed: bytes = b"", **said: Any) -> ProfileRow:
+    """The row of a browser that is a user's."""
+    return ProfileRow(key, None, None, emptied="alias", link=Link(1, "e", user, "identify", sealed))._replace(**said)
 
 
 def row(key: str, *names: str, as_of: int = NOW - 1_000, opted_out: bool = False) -> ProfileRow:
@@ -67,17 +75,36 @@ class PlayedRows:
         return [key for keys in self.reads for key in keys if key != PROBE_KEY]
 
 
+class PlayedNames(Pseudonyms):
+    """Names that can be read: user ``u`` is ``k:u``; with ``old`` keys, ``1:u`` too."""
+
+    def __init__(self, keys: int = 1) -> None:
+        super().__init__(ring_of("\n".join(f"{version}:a key that is long enough" for version in range(1, keys + 1)), "tests"))
+        self._prefixes = ("k", "1")[:keys]
+
+    def names(self, raw_id: str) -> tuple[str, ...]:
+        return tuple(f"{prefix}:{raw_id}" for prefix in self._prefixes)
+
+    def opened(self, sealed: bytes) -> str:
+        return sealed.decode()
+
+
 Playing = Callable[[SegmentReader, PlayedRows], Awaitable[None]]
 
 
 def played(
-    play: Playing, *, withdrawn: tuple[str, ...] = (), ttl_s: float = 60.0, timer: Callable[[], float] = time.monotonic
+    play: Playing,
+    *,
+    withdrawn: tuple[str, ...] = (),
+    ttl_s: float = 60.0,
+    timer: Callable[[], float] = time.monotonic,
+    keys: int = 1,
 ) -> None:
-    """Run a play with a reader over a played store; user ``u`` has row ``k:u``."""
+    """Run a play with a reader over a played store; user ``u`` has row ``k:u``, with two keys ``1:u`` too."""
 
     @asynccontextmanager
     async def reader_over(rows: PlayedRows) -> AsyncIterator[SegmentReader]:
-        reader = SegmentReader(rows, "k:{}".format, withdrawn=lambda: withdrawn, limits=LIMITS, ttl_s=ttl_s, timer=timer)
+        reader = SegmentReader(rows, PlayedNames(keys), withdrawn=lambda: withdrawn, limits=LIMITS, ttl_s=ttl_s, timer=timer)
         yield reader
         await reader.close()
 
@@ -124,6 +151,9 @@ def test_segments_come_with_version_age_and_source() -> None:
         (row("k:ann"), (), "no_segments"),
         (row("k:ann", "suv", opted_out=True), (), "opted_out"),
         (ProfileRow("k:ann", None, None, opted_out=True), (), "opted_out"),
+        (ProfileRow("k:ann", None, None, emptied="opted_out"), (), "opted_out"),
+        (ProfileRow("k:ann", None, None, emptied="no_views"), (), "unknown_user"),
+        (ProfileRow("k:ann", None, None, emptied="alias"), (), "unknown_user"),
         (row("k:ann", "suv"), ("suv",), "withdrawn"),
         (row("k:ann", "suv", as_of=NOW + 6 * 60_000), (), "clock_behind"),
         (RowError("row k:ann…: a cell can't be read"), (), "bad_row"),
@@ -149,9 +179,9 @@ def test_a_browser_is_looked_up_where_there_is_no_user_and_nobody_without_either
     async def play(reader: SegmentReader, rows: PlayedRows) -> None:
         rows.held["k:browser"] = row("k:browser", "suv")
         assert (await reader.read(None, "browser", now=NOW)).reason is None
-        assert (await reader.read("ann", "browser", now=NOW)).reason == "unknown_user"
+        assert (await reader.read("", "", now=NOW)).reason == "unknown_user"
         assert (await reader.read(None, None, now=NOW)).reason == "unknown_user"
-        assert rows.asked == ["k:browser", "k:ann"]
+        assert rows.asked == ["k:browser"]
 
     played(play)
 
@@ -330,3 +360,138 @@ def test_a_store_that_stops_for_a_moment_is_not_given_up() -> None:
         assert reader.breaker.state == "closed"
 
     played(play)
+
+
+# --- one person, several ids ---------------------------------------------------------------------------------------------
+
+
+def test_a_browser_that_is_linked_is_answered_from_the_users_row_and_both_are_kept() -> None:
+    async def play(reader: SegmentReader, rows: PlayedRows) -> None:
+        rows.held = {"k:browser": linked("k:browser", "k:ann"), "k:ann": row("k:ann", "suv")}
+        assert told(await reader.read(None, "browser", now=NOW)) == (["suv"], "store", None)
+        assert told(await reader.read("browser", now=NOW)) == (["suv"], "cache", None)
+        assert rows.reads == [["k:browser"], ["k:ann"]]
+        assert (await reader.read_row("browser")).linked
+        assert not (await reader.read_row("ann")).linked
+
+    played(play)
+
+
+def test_both_reads_have_one_deadline() -> None:
+    async def play(reader: SegmentReader, rows: PlayedRows) -> None:
+        rows.held = {"k:browser": linked("k:browser", "k:ann"), "k:ann": row("k:ann", "suv")}
+        rows.delay_s = 0.8 * LIMITS.deadline_s
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        assert told(await reader.read(None, "browser", now=NOW)) == ([], "none", "timeout")
+        assert loop.time() - began < 1.5 * LIMITS.deadline_s
+
+    played(play)
+
+
+def test_a_user_and_their_browser_are_read_in_one_call() -> None:
+    async def play(reader: SegmentReader, rows: PlayedRows) -> None:
+        rows.held = {"k:browser": linked("k:browser", "k:ann"), "k:ann": row("k:ann", "suv")}
+        assert told(await reader.read("ann", "browser", now=NOW)) == (["suv"], "store", None)
+        assert (await reader.read_row("ann", "browser")).linked
+        assert rows.reads == [["k:ann", "k:browser"]]
+
+    played(play)
+
+
+ANN, OUT = row("k:ann", "suv"), row("k:ann", "suv", opted_out=True)
+BROWSER, NOTHING = row("k:browser", "van"), ProfileRow("k:ann", None, None)
+
+
+@pytest.mark.parametrize(
+    ("user", "browser", "names", "reason"),
+    [
+        (ANN, BROWSER, ["suv"], None),  # the link, if there comes one, is not there yet
+        (NOTHING, BROWSER, ["van"], None),  # signed in this second
+        (NOTHING, linked("k:browser", "k:bob"), [], "unknown_user"),  # a shared device
+        (NOTHING, linked("k:browser", "k:bob")._replace(membership=BROWSER.membership), [], "unknown_user"),
+        (NOTHING, linked("k:browser", "k:ann")._replace(membership=BROWSER.membership), ["van"], None),
+        (NOTHING._replace(emptied="no_views"), BROWSER, [], "unknown_user"),
+        (NOTHING._replace(emptied="opted_out"), BROWSER, [], "opted_out"),
+        (OUT, BROWSER, [], "opted_out"),
+        (ANN, BROWSER._replace(opted_out=True), [], "opted_out"),
+        (ANN, linked("k:browser", "k:ann", opted_out=True), [], "opted_out"),
+        (ANN, linked("k:browser", "k:bob", opted_out=True), ["suv"], None),
+        (NOTHING, BROWSER._replace(opted_out=True), [], "opted_out"),
+        (ANN, RowError("row k:browser…"), ["suv"], None),
+        (RowError("row k:ann…"), BROWSER, [], "bad_row"),
+    ],
+)
+def test_of_a_user_and_a_browser_the_users_row_counts_unless_it_is_not_there_and_the_strictest_wins(
+    user: ProfileRow | RowError, browser: ProfileRow | RowError, names: list[str], reason: str | None
+) -> None:
+    async def play(reader: SegmentReader, rows: PlayedRows) -> None:
+        rows.held = {"k:ann": user, "k:browser": browser, "k:bob": row("k:bob", "estate")}
+        found = await reader.read("ann", "browser", now=NOW)
+        assert ([segment.name for segment in found.segments], found.reason) == (names, reason)
+        assert rows.reads == [["k:ann", "k:browser"]]
+
+    played(play)
+
+
+@pytest.mark.parametrize(
+    ("browser", "user", "names", "reason"),
+    [
+        (linked("k:browser", "k:ann", opted_out=True), ANN, [], "opted_out"),
+        (linked("k:browser", "k:ann"), OUT, [], "opted_out"),
+        (linked("k:browser", "k:ann"), NOTHING, [], "unknown_user"),
+        (linked("k:browser", "k:ann")._replace(membership=BROWSER.membership), NOTHING, ["van"], None),
+        (linked("k:browser", "k:ann"), linked("k:ann", "k:bob"), [], "unknown_user"),  # one hop
+        (linked("k:browser", "k:ann"), RowError("row k:ann…"), [], "bad_row"),
+    ],
+)
+def test_of_a_browser_alone_its_own_opt_out_counts_and_then_what_the_users_row_says(
+    browser: ProfileRow, user: ProfileRow | RowError, names: list[str], reason: str | None
+) -> None:
+    async def play(reader: SegmentReader, rows: PlayedRows) -> None:
+        rows.held = {"k:ann": user, "k:browser": browser, "k:bob": row("k:bob", "estate")}
+        found = await reader.read(None, "browser", now=NOW)
+        assert ([segment.name for segment in found.segments], found.reason) == (names, reason)
+
+    played(play)
+
+
+OLD = row("1:ann", "van")
+
+
+@pytest.mark.parametrize(
+    ("held", "names", "reason"),
+    [
+        ({"1:ann": OLD}, ["van"], None),
+        ({"k:ann": ANN, "1:ann": OLD}, ["suv"], None),
+        ({"k:ann": ANN, "1:ann": OLD._replace(opted_out=True)}, [], "opted_out"),
+        ({"k:ann": NOTHING._replace(emptied="no_views"), "1:ann": OLD}, ["van"], None),
+        ({"k:ann": NOTHING._replace(emptied="no_views")}, [], "unknown_user"),
+        ({"1:ann": linked("1:ann", "1:bob", b"bob"), "k:bob": row("k:bob", "estate")}, ["estate"], None),
+        ({"1:ann": linked("1:ann", "1:bob"), "1:bob": row("1:bob", "estate")}, ["estate"], None),  # nobody knows who that is
+        ({"k:ann": ANN, "1:ann": RowError("row 1:ann…")}, [], "bad_row"),
+    ],
+)
+def test_under_several_keys_all_names_are_read_at_once_and_an_opt_out_holds_under_any(
+    held: dict[str, ProfileRow | RowError], names: list[str], reason: str | None
+) -> None:
+    async def play(reader: SegmentReader, rows: PlayedRows) -> None:
+        rows.held = held
+        found = await reader.read("ann", now=NOW)
+        assert ([segment.name for segment in found.segments], found.reason) == (names, reason)
+        assert rows.reads[0] == ["k:ann", "1:ann"]
+        count = len(rows.asked)
+        reader.forget("ann")
+        await reader.read("ann", now=NOW)
+        assert rows.asked[count : count + 2] == ["k:ann", "1:ann"]
+
+    played(play, keys=2)
+
+
+def test_under_several_keys_a_user_and_their_browser_are_still_read_in_one_call() -> None:
+    async def play(reader: SegmentReader, rows: PlayedRows) -> None:
+        rows.held = {"1:browser": linked("1:browser", "1:ann", b"ann"), "k:ann": ANN}
+        assert (await reader.read_row("ann", "browser")).linked
+        assert sorted(rows.asked) == ["1:ann", "1:browser", "k:ann", "k:browser"]
+
+    played(play, keys=2)

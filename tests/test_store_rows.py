@@ -83,8 +83,8 @@ def test_a_table_that_is_missing_is_no_passing_fault(store_uri: str) -> None:
 
 def test_a_deadline_too_short_is_told_as_such(bigtable_store_uri: str) -> None:
     open_store(bigtable_store_uri).init()
-    with pytest.raises(StoreTimeoutError, match="does not answer within 1e-06 s"):
-        reading(bigtable_store_uri, lambda rows: rows.read(["1:a"], 1e-6))
+    with pytest.raises(StoreTimeoutError, match="does not answer within -1 s"):
+        reading(bigtable_store_uri, lambda rows: rows.read(["1:a"], -1.0))  # a microsecond can be enough
 
 
 def test_a_store_that_nobody_runs_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,10 +131,10 @@ def test_of_one_vehicle_it_is_told_in_the_singular(when: Spec, one: str) -> None
 
 
 def test_an_attribute_of_ones_own_is_told_by_its_name_and_unit() -> None:
-    text = "attributes: {paint_colour: {kind: category}, age_in_months: {kind: number, unit: months}, seats: {kind: number}}"
+    text = "attributes: {paint_colour: {kind: category}, engine_months: {kind: number, unit: months}, seats: {kind: number}}"
     catalogue = parse_catalogue(text, "attributes.yaml")
     assert words_of(Equals("paint_colour", frozenset({"dark_red", "blue"})), catalogue) == "with the paint colour blue or dark red"
-    assert words_of(Band("age_in_months", lt=1200.0), catalogue) == "with an age in months below 1,200 months"
+    assert words_of(Band("engine_months", lt=1200.0), catalogue) == "with an engine months below 1,200 months"
     assert words_of(Equals("seats", frozenset({7.0})), catalogue) == "with a seats of 7"
     assert words_of(Band("mileage", lt=10.0)) == "with a mileage below 10"  # without a catalogue, without a unit
 
@@ -347,7 +347,7 @@ def test_a_user_is_told_their_segments_their_profile_and_what_they_can_do() -> N
     ]
     assert answer["profile"]["shares"]["make"] == [{"value": "Kia", "share": 1.0}]
     assert len(answer["profile"]["shares"]["fuel_type"]) == 3
-    assert [choice["action"] for choice in answer["choices"]] == ["opt_out"]
+    assert [choice["action"] for choice in answer["choices"]] == ["opt_out", "forget"]
 
 
 def test_one_group_and_one_look_are_told_in_the_singular() -> None:
@@ -369,14 +369,21 @@ def test_without_a_segment_the_reason_is_told(reason: Reason) -> None:
 
 def test_reasons_that_a_user_can_act_on_are_told_apart() -> None:
     summaries = {reason: summary_of(SegmentsRead((), None, None, None, "none", reason)) for reason in get_args(Reason)}
-    assert summaries["unknown_user"] == "We hold nothing about you."
+    assert summaries["unknown_user"] == "There is no profile of you."
     assert len({summaries[reason] for reason in ("unknown_user", "no_segments", "opted_out", "withdrawn", "timeout")}) == 5
 
 
 def test_who_has_opted_out_is_offered_to_opt_in_and_shown_no_profile() -> None:
     answer = why("you", SegmentsRead((), None, None, None, "store", "opted_out"), PROFILE, SHIPPED, AT)
     assert answer["profile"] is None
-    assert [choice["action"] for choice in answer["choices"]] == ["opt_in"]
+    assert [choice["action"] for choice in answer["choices"]] == ["opt_in", "forget"]
+
+
+def test_who_asks_from_a_browser_that_is_theirs_is_told_that_what_they_did_in_it_signed_out_counts() -> None:
+    told = [why("you", READ, PROFILE, SHIPPED, AT, CATALOGUE, linked=linked)["identity"] for linked in (False, True)]
+    assert told == [None, "You have signed in with this browser: what you looked at in it before you signed in counts too."]
+    out = SegmentsRead((), None, None, None, "store", "opted_out")
+    assert why("you", out, None, SHIPPED, AT, linked=True)["identity"] is None
 
 
 @pytest.mark.parametrize("read", [READ._replace(rule_version=2), READ._replace(segments=(READ.segments[0]._replace(name="gone"),))])
