@@ -15,6 +15,7 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from pipelines.file_source import FileProgress
 from pipelines.launch import LOCAL, launched, pipeline_options
 from schemas.errors import ConfigError
+from serving.keys import FILE_VARIABLE, KEY_VARIABLE, key_file_of, load_ring
 from transforms.counters import counted_here
 from transforms.slices import WORK
 from transforms.whole_files import read_bytes
@@ -52,6 +53,19 @@ def slices_folder(runner: str, inside: str | None = None) -> Iterator[str | None
         return
     with tempfile.TemporaryDirectory(prefix="_slices-", dir=inside) as folder:
         yield folder
+
+
+def keys_of(store: str | None) -> tuple[str | None, int | None]:
+    """What names the keys of pseudonyms, and the version of the one that writes; ``None`` for both where there is but one, or none.
+
+    Batch jobs go without: only while there are several keys must they tell which pseudonyms are of one id.
+    """
+    given = os.environ.get(KEY_VARIABLE) or os.environ.get(FILE_VARIABLE)
+    beside = store is not None and store.startswith("sqlite:///") and key_file_of(store).exists()
+    if not given and not beside:
+        return None, None
+    ring = load_ring(store or "")
+    return (None, None) if len(ring.keys) == 1 else (store or "", ring.current.version)
 
 
 def evaluated(

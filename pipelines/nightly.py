@@ -25,9 +25,9 @@ import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
 from expectations.gate import Evidence, Verdict, judge, quality_table
-from pipelines.batch import add_workers_option, batch_options, check_workers, evaluated, slices_folder
+from pipelines.batch import add_workers_option, batch_options, check_workers, evaluated, keys_of, slices_folder
 from pipelines.launch import DATAFLOW, add_runner_options, dry_run, launched
-from pipelines.nightly_report import parity_table, show, verdict_document, volume_table
+from pipelines.nightly_report import parity_table, people_table, show, verdict_document, volume_table
 from rules import CATALOGUE_PATH, QUALITY_PATH, RULES_PATH
 from schemas.catalogue import Catalogue
 from schemas.day_profile import empty_profile
@@ -147,7 +147,7 @@ def run(argv: Sequence[str]) -> int:
     date = config.date_at(clock_ms())
     options = batch_options(config.runner, beams, config.workers)
     if config.dry_run:
-        plan = Plan(date, given.release, catalogue, 2, 0, None, config.store, f"{config.metrics}/_staging")
+        plan = Plan(date, given.release, catalogue, 2, 0, None, config.store, f"{config.metrics}/_staging", config.archive)
         return dry_run(lambda pipeline: build(pipeline, plan, [Item(date, (), 0)], f"{config.metrics}/_staging/night.json"))
     if config.store is not None:
         open_store(config.store).check()
@@ -190,11 +190,12 @@ def _night(config: Config, options: Any, given: Given, date: str) -> Outcome:
     began = time.monotonic()
     staging = f"{config.metrics}/_staging"
     with _work_folder(config, staging) as spill:
-        plan = Plan(date, given.release, given.catalogue, 0, 0, spill, config.store, staging)
+        keys = keys_of(config.store)
+        plan = Plan(date, given.release, given.catalogue, 0, 0, spill, config.store, staging, config.archive, *keys)
         archived = dates_of(config.archive)
-        items = items_of(config.archive, [each for each in plan.dates if each in archived])
-        size = sum(item.size for item in items)
-        plan = dataclasses.replace(plan, shards=shards_for(items, config.workers), size=size)
+        items = items_of(config.archive, [each for each in archived if each <= date])  # of all: links and consents
+        read = [item for item in items if item.date in plan.dates]
+        plan = dataclasses.replace(plan, shards=shards_for(read, config.workers), size=sum(item.size for item in read))
         night = _evaluated(config, options, plan, items)
         before = last_segments(config.metrics, date)
         counts = [DayCounts(*row) for row in night.counts]
@@ -214,6 +215,7 @@ def _night(config: Config, options: Any, given: Given, date: str) -> Outcome:
         "date": date,
         "rule_version": given.release.active.version,
         "events": night.days[date].events if date in night.days else 0,
+        "people": night.people,
         "verdict": verdict_document(verdict, config.override),
         "segments": segments.drop_columns(["date", "rule_version"]).to_pylist(),
         **outcome.document,
@@ -243,8 +245,9 @@ def _published(
     document: dict[str, Any] = {"parity": night.parity if config.store is not None else None, "published": None, "refused_rows": 0}
     if not verdict.passed and config.override is None:
         return Outcome(EXIT_GATE_CLOSED, document)
-    volume = volume_table([night.days[date] for date in sorted(night.days)])
-    write_metrics(config.metrics, plan.date, {"segments": segments, "parity": parity, "quality": quality, "volume": volume})
+    volume, people = volume_table([night.days[date] for date in sorted(night.days)]), people_table(plan.date, night.people)
+    tables = {"segments": segments, "parity": parity, "quality": quality, "volume": volume, "people": people}
+    write_metrics(config.metrics, plan.date, tables)
     if config.store is None:
         return Outcome(EXIT_OK, document)
     compared, unexplained = sum(night.parity.values()), night.parity.get("unexplained", 0)
@@ -272,7 +275,7 @@ def _publish_rows(config: Config, options: Any, plan: Plan) -> tuple[int, int]:
 
     def graph(pipeline: beam.Pipeline) -> Any:
         staged = pipeline | "Staged" >> beam.Create(paths, reshuffle=False) | "Spread" >> beam.Reshuffle()
-        return staged | "PublishRows" >> PublishRows(store, plan.release, until)
+        return staged | "PublishRows" >> PublishRows(store, plan.release, until, plan.key_from)
 
     counters = launched(config.runner, options, graph, "publish").counters if paths else {}
     return counters.get("applied", 0), counters.get(REFUSED_ROWS, 0)

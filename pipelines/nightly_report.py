@@ -11,8 +11,8 @@ from rich.table import Table
 
 from expectations.gate import Verdict, verdict_text
 from schemas.day_profile import DayProfile
-from schemas.tables import PARITY, VOLUME
-from transforms.publishing import AGREE, OUTCOMES
+from schemas.tables import PARITY, PEOPLE, VOLUME
+from transforms.parity import AGREE, OUTCOMES
 
 _WIDE_COLUMNS: Final = 110
 
@@ -36,6 +36,11 @@ def volume_table(profiles: Sequence[DayProfile]) -> pa.Table:
     """A row a date that was profiled."""
     rows = [{**profile._asdict(), "duplicates": profile.duplicates} for profile in profiles]
     return pa.Table.from_pylist([{name: row[name] for name in VOLUME.names} for row in rows], schema=VOLUME)
+
+
+def people_table(date: str, counts: Mapping[str, int]) -> pa.Table:
+    """The one row of who was known to be whom at the end of the day."""
+    return pa.Table.from_pylist([{"date": date, **{name: counts.get(name, 0) for name in PEOPLE.names[1:]}}], schema=PEOPLE)
 
 
 def verdict_document(verdict: Verdict, override: str | None) -> dict[str, Any]:
@@ -71,6 +76,11 @@ def show(document: Mapping[str, Any], verdict: Verdict, override: str | None) ->
         agree, compared = document["parity"].get(AGREE, 0), sum(document["parity"].values())
         others = ", ".join(f"{number:,} {name}" for name, number in document["parity"].items() if name != AGREE)
         out.print(f"parity: {agree:,} of {compared:,} rows agree" + (f"; {others}" if others else ""))
+    people = document["people"]
+    out.print(
+        f"people: {people.get('links', 0):,} linked ids, {people.get('conflicts', 0):,} of them seen with other users too; "
+        f"{people.get('opted_out', 0):,} people opted out"
+    )
     if document["published"] is not None:
         out.print(f"{document['published']:,} rows published")
     elif not verdict.passed and override is None:

@@ -107,7 +107,7 @@ VOLUME: Final = pa.schema(
         _column("events", pa.int64(), "events, copies counted once"),
         _column("duplicates", pa.int64(), "rows that are copies of another"),
         _column("views", pa.int64(), "events of type `listing_view`"),
-        _column("users", pa.int64(), "profiles with an event"),
+        _column("users", pa.int64(), "people with an event"),
         _column("received", pa.int64(), "rows that say when they were received"),
         _column("late", pa.int64(), "of those, received over an hour after they happened"),
         _column("future", pa.int64(), "of those, over five minutes ahead of the clock"),
@@ -115,4 +115,13 @@ VOLUME: Final = pa.schema(
     ]
 )
 
-TABLES: Final = {"segments": SEGMENTS, "parity": PARITY, "quality": QUALITY, "volume": VOLUME}
+PEOPLE: Final = pa.schema(
+    [
+        _DATE,
+        _column("links", pa.int64(), "anonymous ids that are a user's, by all that is known at the end of the day"),
+        _column("conflicts", pa.int64(), "ids that were seen with another user after their first"),
+        _column("opted_out", pa.int64(), "people who have opted out"),
+    ]
+)
+
+TABLES: Final = {"segments": SEGMENTS, "parity": PARITY, "quality": QUALITY, "volume": VOLUME, "people": PEOPLE}

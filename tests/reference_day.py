@@ -119,7 +119,7 @@ def people_of_events(
     links = [
         (event["anonymous_id"], event["time"], event["event_id"], event["user_id"])
         for event in events
-        if event["event_type"] != "forget" and None not in (event["user_id"], event["anonymous_id"])
+        if None not in (event["user_id"], event["anonymous_id"])
     ]
     links = [link for link in links if link[0] != link[3] and link[1] > _midnight(unlinked.get(link[0]))]
     growing = True

@@ -27,7 +27,7 @@ from transforms.shards import Shard, shard_of
 from transforms.slices import SliceFile, items_of, packed_of, slice_at, slices_of
 
 ELECTRIC = Equals("fuel_type", frozenset({"electric"}))
-EVERYTHING = Wanted(tuple(sorted(CATALOGUE.attributes)), received=True, links=True)
+EVERYTHING = Wanted(tuple(sorted(CATALOGUE.attributes)), received=True, sealed=True)
 
 
 def event(user: str, event_id: str, time: int, fuel: str | None = None, kind: str = "listing_view", **more: Any) -> Event:

@@ -16,26 +16,26 @@ from numpy.typing import NDArray
 
 from schemas.catalogue import Catalogue
 from schemas.errors import ConfigError
-from transforms.conditions import Categories, Columns
+from transforms.conditions import Categories, Columns, Numbers
 
 VIEW: Final = "listing_view"
-IDENTIFY: Final = "identify"
 _PLAIN: Final = CompressionTypes.UNCOMPRESSED
-_LINKS: Final = ("user_id", "anonymous_id")
+_SEALED: Final = ("sealed_user_id", "sealed_anonymous_id")
 
 
 class Wanted(NamedTuple):
-    """What to read beside id, type, time and user: attributes; when it was received; whether an event links two ids."""
+    """What to read beside id, type, time and user: attributes; when it was received; the user's id, sealed."""
 
     attributes: tuple[str, ...]
     received: bool = False
-    links: bool = False
+    sealed: bool = False
 
 
 class EventColumns(NamedTuple):
     """Events as columns, in no order. ``users`` is a dictionary array, ``ids`` one of strings, ``hashes`` 64 mixed bits of each id.
 
-    ``times`` and ``received`` are ms UTC, the latter -1 where it isn't known.
+    ``times`` and ``received`` are ms UTC, the latter -1 where it isn't known. ``rows`` are the ids that the events are keyed by
+    where ``users`` are people, and these others' (empty where it is the same); ``sealed`` are those ids, sealed, as latin-1 text.
     """
 
     ids: pa.Array
@@ -45,7 +45,8 @@ class EventColumns(NamedTuple):
     views: NDArray[np.bool_]
     attributes: Columns
     received: NDArray[np.int64] | None
-    linked: NDArray[np.bool_] | None
+    sealed: Categories | None
+    rows: Categories | None = None
 
     def __len__(self) -> int:
         """Return the number of events; a tuple's own length is of no use to anybody."""
@@ -62,23 +63,34 @@ def read_events(paths: Sequence[str], catalogue: Catalogue, wanted: Wanted) -> E
 
 def between(events: EventColumns, first: int, end: int) -> EventColumns:
     """The events with ``first <= time < end``: others lie under a date that isn't theirs."""
-    inside = (events.times >= first) & (events.times < end)
-    if inside.all():
+    return those(events, (events.times >= first) & (events.times < end))
+
+
+def keyed_by(events: EventColumns, users: pa.DictionaryArray, rows: Categories) -> EventColumns:
+    """The events with other users, and the rows that they lie in."""
+    ids, hashes, times, _, views, attributes, received, sealed, _ = events
+    return EventColumns(ids, hashes, times, users, views, attributes, received, sealed, rows)
+
+
+def those(events: EventColumns, which: NDArray[np.bool_]) -> EventColumns:
+    """Some of the events."""
+    if which.all():
         return events
-    kept = np.flatnonzero(inside)
-    attributes = {
-        name: column._replace(codes=column.codes[kept]) if isinstance(column, Categories) else column[kept]
-        for name, column in events.attributes.items()
-    }
+    kept = np.flatnonzero(which)
+
+    def of(column: Categories | Numbers) -> Any:
+        return column._replace(codes=column.codes[kept]) if isinstance(column, Categories) else column[kept]
+
     return EventColumns(
         events.ids.take(pa.array(kept)),
         events.hashes[kept],
         events.times[kept],
         events.users.take(pa.array(kept)),
         events.views[kept],
-        attributes,
+        {name: of(column) for name, column in events.attributes.items()},
         None if events.received is None else events.received[kept],
-        None if events.linked is None else events.linked[kept],
+        None if events.sealed is None else of(events.sealed),
+        None if events.rows is None else of(events.rows),
     )
 
 
@@ -103,16 +115,16 @@ def categories_of(array: pa.DictionaryArray) -> Categories:
 def _read(path: str, catalogue: Catalogue, wanted: Wanted) -> pa.Table:
     texts = [name for name in wanted.attributes if catalogue.attributes[name].kind == "category"]
     columns = ["event_id", "event_type", "event_time", "user", *(f"attributes.{name}" for name in wanted.attributes)]
-    columns += ["received_at"] * wanted.received + [*_LINKS] * wanted.links
+    columns += ["received_at"] * wanted.received + ["user_id", *_SEALED] * wanted.sealed
     try:
         source: Any = path if os.path.exists(path) else pa.PythonFile(FileSystems.open(path, compression_type=_PLAIN), mode="r")
         metadata = pq.ParquetFile(source).metadata
         held = {metadata.schema.column(number).path for number in range(metadata.num_columns)}
-        coded = held & {"user", "event_type", *(f"attributes.{name}" for name in texts)}
+        plain = held & {"user", "event_type", "user_id", *_SEALED}
         try:
-            groups = _row_groups(source, metadata, columns, coded)
+            groups = _row_groups(source, metadata, columns, plain | (held & {f"attributes.{name}" for name in texts}))
         except pa.ArrowNotImplementedError:  # a nested column that isn't one dictionary throughout
-            groups = _row_groups(source, metadata, columns, held & {"user", "event_type"})
+            groups = _row_groups(source, metadata, columns, plain)
         return pa.concat_tables([_conformed(group, catalogue, wanted) for group in groups])
     except Exception as error:  # pyarrow, and FileSystems, raise whatever they find
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
@@ -149,9 +161,31 @@ def _conformed(table: pa.Table, catalogue: Catalogue, wanted: Wanted) -> pa.Tabl
         columns[f"attributes.{name}"] = pa.chunked_array([_of_kind(held.get(name), kind, len(table))])
     if wanted.received:
         columns["received_at"] = table["received_at"].cast(pa.timestamp("ms", tz="UTC")).cast(pa.int64())
-    if wanted.links:
-        columns |= {name: table[name].is_valid() for name in _LINKS}
+    if wanted.sealed:
+        columns["sealed"] = _sealed_in(table)
     return pa.table(columns)
+
+
+def _sealed_in(table: pa.Table) -> pa.ChunkedArray:
+    """The sealed id of each event's profile, as text, for bytes have no dictionary here; empty where there is none."""
+    if not set(_SEALED) <= set(table.column_names):  # an archive of version 0.1.0
+        return pa.chunked_array([_coded(np.zeros(len(table), np.int32), [""])])
+    of_user, of_device = (categories_of(_one(table[name])) for name in _SEALED)
+    codes = np.where(table["user_id"].is_valid().to_numpy(), of_user.codes, of_device.codes + len(of_user.values))
+    nowhere = codes == np.where(table["user_id"].is_valid().to_numpy(), -1, len(of_user.values) - 1)
+    held: list[Any] = [*of_user.values, *of_device.values]
+    values = [value.decode("latin-1") for value in held]
+    return pa.chunked_array([_coded(np.where(nowhere, len(values), codes).astype(np.int32), [*values, ""])])
+
+
+def _coded(codes: NDArray[np.int32], values: list[str]) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(codes, pa.array(values, pa.string()))
+
+
+def _one(column: pa.ChunkedArray) -> pa.DictionaryArray:
+    array = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    array = array.unify_dictionaries().combine_chunks()
+    return array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
 
 
 def _of_kind(array: pa.Array | None, kind: pa.DataType, rows: int) -> pa.Array:
@@ -179,11 +213,6 @@ def _columns_of(tables: Sequence[pa.Table], catalogue: Catalogue, wanted: Wanted
             attributes[name] = array.fill_null(np.nan).to_numpy(zero_copy_only=False)
     kinds = categories_of(one["event_type"])
     is_view = np.array([kind == VIEW for kind in kinds.values] + [False])
-    linked = None
-    if wanted.links:
-        identifies = np.array([kind == IDENTIFY for kind in kinds.values] + [False])
-        both = one["user_id"].to_numpy(zero_copy_only=False) & one["anonymous_id"].to_numpy(zero_copy_only=False)
-        linked = identifies[kinds.codes] | both
     return EventColumns(
         one["event_id"],
         hashes_of(one["event_id"]),
@@ -192,7 +221,7 @@ def _columns_of(tables: Sequence[pa.Table], catalogue: Catalogue, wanted: Wanted
         is_view[kinds.codes],
         attributes,
         one["received_at"].fill_null(-1).to_numpy(zero_copy_only=False) if wanted.received else None,
-        linked,
+        categories_of(one["sealed"]) if wanted.sealed else None,
     )
 
 

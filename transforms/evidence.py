@@ -118,7 +118,7 @@ class _Group(NamedTuple):
 def _links_in(group: _Group, asked: Asked) -> pa.Table:
     """Of each date and two ids the first event, and those of the same instant: which of them counts, their ids say later."""
     users, others, times = group.users.codes, group.others.codes, group.times
-    rows = np.flatnonzero((users >= 0) & (others >= 0) & (times < asked.end) & ~group.is_kind(FORGET))
+    rows = np.flatnonzero((users >= 0) & (others >= 0) & (times < asked.end))
     pairs = users[rows] * len(group.others.texts) + others[rows]
     order = np.lexsort((times[rows], pairs))
     rows, pairs = rows[order], pairs[order]

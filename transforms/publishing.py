@@ -1,7 +1,7 @@
-"""Rows from the archive: staged with their base views, compared with what the speed layer wrote, published.
+"""Rows from the archive: staged, compared with what the speed layer wrote, published.
 
-Publishing is an update like the stream's: base views into the row, the row read back, evaluated, written. So a row that has views
-which the archive lacks keeps them, and nothing newer is overwritten.
+Publishing is an update like the stream's: base views into their rows, links and consents that the store has lost, the rows read
+back, evaluated, written. So a row that has views which the archive lacks keeps them, and nothing newer is overwritten.
 """
 
 from __future__ import annotations
@@ -9,119 +9,68 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final
 
 import apache_beam as beam
-import numpy as np
 import pyarrow as pa
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from schemas.day_profile import RowsProfile
-from schemas.profile_row import RETENTION_MS, Membership, ProfileRow, ViewCell, encode_base, encode_cell, view_cell
+from schemas.identity import NOBODY
+from schemas.profile_row import (
+    LINKED,
+    LINKS,
+    UNLINKED,
+    IdentityCell,
+)
+from schemas.pseudonym import Pseudonyms
 from schemas.release import Release
+from serving.keys import load_ring
 from serving.store import Store, open_store
 from transforms.arrow_stream import stream_of, table_in
-from transforms.canary import Prepared, answers_of, prepared
+from transforms.batch_rows import BatchRow, batch_rows
+from transforms.canary import Prepared, prepared
 from transforms.counters import APPLIED, count
-from transforms.kernel import MAX_VIEWS
-from transforms.membership import Views
+from transforms.forgetting import Graves, clear_rows
+from transforms.names import OneRowEach
+from transforms.parity import compare_rows
 from transforms.patience import patiently
-from transforms.people import read_whole_windows
-from transforms.rows import distinct_cells, kept_views, refresh_rows
+from transforms.rows import refresh_rows
 from transforms.shards import Shard
+from transforms.staged import Staged, lacking_cells, staged_in, staged_of, table_of, without_forgotten
 from transforms.stopping import go_on
 
 ROWS_AT_ONCE: Final = 250
-AGREE: Final = "agree"
-OUTCOMES: Final = {
-    AGREE: "the row is the batch answer",
-    "missing_row": "the store has no row of the user",
-    "rule_version": "the row was made by other rules",
-    "late_event": "the archive has views that the row lacks",
-    "identity": "views moved between linked ids",
-    "unexplained": "anything else",
-}
 REFUSED_ROWS: Final = "refused_rows"
 _PLAIN: Final = CompressionTypes.UNCOMPRESSED
 
 
-class BatchRow(NamedTuple):
-    """One user's row by the archive: the cells it rests on, newest first, and its membership; ``linked``: by more than one id."""
-
-    key: str
-    cells: list[ViewCell]
-    membership: Membership
-    linked: bool
-
-
-def batch_rows(shard: Shard, offsets: Any, end: int, rules: Prepared) -> Iterator[BatchRow]:
-    """The rows of a shard's users with a view in the window at ``end`` (ms UTC); ``offsets`` as the shard's, among views alone."""
-    assert shard.packed is not None
-    assert shard.linked is not None
-    linked = np.add.reduceat(np.append(shard.linked, False), shard.offsets[:-1]) > 0
-    times, codes = shard.times[shard.views], shard.packed.codes[shard.views]
-    ids = shard.ids.filter(pa.array(shard.views))
-    values = [value.encode("latin-1") for value in shard.packed.values]
-    for user, (first, last) in enumerate(itertools.pairwise(offsets.tolist())):
-        if first == last or times[last - 1] <= end - RETENTION_MS:
-            continue
-        first = max(first, last - MAX_VIEWS)
-        views = kept_views(Views(times[first:last], [values[code] for code in codes[first:last]]))
-        kept = ids.slice(last - len(views.times), len(views.times)).to_pylist()
-        cells = [view_cell(*cell) for cell in zip(views.times.tolist(), kept, views.packed, strict=True)]
-        yield BatchRow(shard.users[user], cells[::-1], answers_of(shard.users[user], views, rules).current, bool(linked[user]))
-
-
-def outcome_of(row: BatchRow, stored: ProfileRow, cells: Sequence[ViewCell]) -> str:
-    """How a stored row compares with the batch answer, one of ``OUTCOMES``; ``cells`` are the views in the stored row."""
-    if stored.membership is None:
-        return "missing_row"
-    if encode_cell(stored.membership) == encode_cell(row.membership):
-        return AGREE
-    if stored.membership.rule_version != row.membership.rule_version:
-        return "rule_version"
-    oldest = row.cells[0].time - RETENTION_MS
-    held, known = {cell for cell in distinct_cells(cells) if cell.time > oldest}, set(row.cells)
-    if row.linked and held != known:
-        return "identity"
-    return "late_event" if known - held else "unexplained"
-
-
-def compare_rows(store: Store, rows: Sequence[BatchRow], end: int) -> Counter[str]:
-    """How many stored rows compare how; users with an event since ``end`` (ms UTC) are left out, their rows say more."""
-    stored = store.read_rows([row.key for row in rows])
-    differing = [row for row in rows if _differs(row, stored[row.key])]
-    cells = read_whole_windows(store, [row.key for row in differing]).cells if differing else {}
-    outcomes: Counter[str] = Counter()
-    for row in rows:
-        membership, views = stored[row.key].membership, cells.get(row.key, [])
-        if (membership is None or membership.as_of < end) and not (views and views[0].time >= end):
-            outcomes[outcome_of(row, stored[row.key], views)] += 1
-    return outcomes
+def store_of(uri: str, key_from: str | None) -> Store:
+    """The store; with ``key_from`` (see ``load_ring``) one in which the rows of an id under several keys are one."""
+    store = open_store(uri)
+    return store if key_from is None else OneRowEach(store, Pseudonyms(load_ring(key_from)))
 
 
 def review_rows(
-    shard: Shard, offsets: Any, end: int, rules: Prepared, store_uri: str, path: str
+    shard: Shard, offsets: Any, end: int, rules: Prepared, said: pa.Table, opened: Callable[[], Store], path: str
 ) -> tuple[RowsProfile, dict[str, int]]:
     """Stage a shard's rows in a file and compare them with the store's: what they are as a whole, and how many compare how."""
-    store = open_store(store_uri)
+    store = opened()
     profiles, outcomes = [merged_rows([])], Counter[str]()
-    keys: list[str] = []
-    bases: list[bytes] = []
+    staged: list[Staged] = []
     try:
-        for page in _pages(batch_rows(shard, offsets, end, rules)):
+        for page in _pages(batch_rows(shard, offsets, end, rules, said)):
+            to_write = [staged_of(row, end) for row in page]
+            _learn(store, to_write)
             outcomes += patiently(lambda page=page: compare_rows(store, page, end))  # type: ignore[misc]
-            packed = [encode_base(row.cells) for row in page]
-            profiles.append(_profile_of(page, packed))
-            keys += [row.key for row in page]
-            bases += packed
+            profiles.append(_profile_of(page, to_write))
+            staged += to_write
     finally:
         store.close()
-    table = pa.table({"key": pa.array(keys, pa.string()), "base": pa.array(bases, pa.large_binary())})
     with FileSystems.create(path, compression_type=_PLAIN) as file:
-        file.write(stream_of(table))
+        file.write(stream_of(table_of(staged)))
     return merged_rows(profiles), dict(outcomes)
 
 
@@ -140,10 +89,45 @@ def merged_rows(profiles: Iterable[RowsProfile]) -> RowsProfile:
     )
 
 
-def publish_rows(store: Store, rules: Prepared, bases: Sequence[tuple[str, bytes]], end: int) -> dict[str, str]:
-    """Publish rows: keys that the store refused for good, and why. ``end`` (ms UTC) is how far the base views reach."""
-    lost = {bases[refusal.position][0]: refusal.message for refusal in store.write_bases(bases, end)}
-    return lost | refresh_rows(store, rules, [key for key, _ in bases if key not in lost]).refused
+def publish_rows(store: Store, rules: Prepared, page: Sequence[Staged], end: int, graves: Graves) -> dict[str, str]:
+    """Publish rows: keys that the store refused for good, and why. ``end`` (ms UTC) is how far the base views reach.
+
+    Who was forgotten since they were staged doesn't come back: looked for before the write, and after it, as by every writer.
+    """
+    graves.look(store)
+    page = [without_forgotten(each, graves) for each in page]
+    _learn(store, page)
+    rows = list(dict.fromkeys(key for each in page for key in each.rows))
+    read = store.read_windows(rows, 1)
+    wanted = [cell for each in page for cell in each.cells]
+    lacking = [(key, cell) for key, cells in _by_row(wanted) for cell in lacking_cells(read.identities.get(key, NOBODY), cells)]
+    links = [cell for cell in lacking if cell[1].qualifier[:1] == LINKS]
+    others = [cell for cell in lacking if cell[1].qualifier[:1] != LINKS]
+    bases = [base for each in page for base in each.bases]
+    lost = {bases[refusal.position][0]: refusal.message for refusal in store.write_bases(bases, end)} if bases else {}
+    for cells in (links, others):  # the anonymous id's side first, as the stream writes them
+        lost |= {cells[refusal.position][0]: refusal.message for refusal in store.write_identity(cells)} if cells else {}
+    for key, until in [each for staged in page for each in staged.emptied if read.cells.get(each[0])]:
+        store.empty_row(key, until)
+    relinked = {key for key, cell in lacking if cell.qualifier[:1] in (LINKS, LINKED, UNLINKED)}
+    keys = dict.fromkeys([*(each.person for each in page if each.bases or each.emptied), *(key for key, _ in lacking)])
+    lost |= refresh_rows(store, rules, [key for key in keys if key not in lost], relinked - lost.keys()).refused
+    while graves.look(store):
+        clear_rows(store, rules, list(graves.among(rows)))
+    return lost
+
+
+def _by_row(cells: Sequence[tuple[str, IdentityCell]]) -> Iterable[tuple[str, list[IdentityCell]]]:
+    rows: dict[str, list[IdentityCell]] = {}
+    for key, cell in cells:
+        rows.setdefault(key, []).append(cell)
+    return rows.items()
+
+
+def _learn(store: Store, page: Iterable[Staged]) -> None:
+    """Tell a store of several keys which names are one id's."""
+    if isinstance(store, OneRowEach):
+        store.learn(cell for each in page for cell in each.cells)
 
 
 @dataclasses.dataclass(eq=False)
@@ -153,18 +137,19 @@ class PublishRows(beam.PTransform):  # type: ignore[misc]
     store: str
     release: Release
     end: int
+    key_from: str | None = None
 
     def expand(self, paths: beam.PCollection[str]) -> beam.PCollection[int]:
         """Apply to each file."""
-        return paths | "Publish" >> beam.ParDo(_Publish(self.store, self.release, self.end)).with_output_types(int)
+        return paths | "Publish" >> beam.ParDo(_Publish(self.store, self.release, self.end, self.key_from)).with_output_types(int)
 
 
 class _Publish(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, store: str, release: Release, end: int) -> None:
-        self._uri, self._release, self._end = store, release, end
+    def __init__(self, store: str, release: Release, end: int, key_from: str | None) -> None:
+        self._uri, self._release, self._end, self._key_from = store, release, end, key_from
 
     def setup(self) -> None:
-        self._store, self._rules = open_store(self._uri), prepared(self._release)
+        self._store, self._rules, self._graves = store_of(self._uri, self._key_from), prepared(self._release), Graves()
 
     def teardown(self) -> None:
         self._store.close()
@@ -172,29 +157,30 @@ class _Publish(beam.DoFn):  # type: ignore[misc]
     def process(self, path: str) -> Iterator[int]:
         with FileSystems.open(path, compression_type=_PLAIN) as file:
             table = table_in(file.read())
-        for page in _pages(zip(table["key"].to_pylist(), table["base"].to_pylist(), strict=True)):
+        for page in _pages(staged_in(table)):
             go_on()
-            lost = patiently(lambda page=page: publish_rows(self._store, self._rules, page, self._end))  # type: ignore[misc]
+            lost = patiently(lambda page=page: self._published(page))  # type: ignore[misc]
+            written = sum(bool(each.bases) and lost.keys().isdisjoint(each.rows) for each in page)
             count(REFUSED_ROWS, len(lost))
-            count(APPLIED, len(page) - len(lost))
-            yield len(page) - len(lost)
+            count(APPLIED, written)
+            yield written
+
+    def _published(self, page: Sequence[Staged]) -> dict[str, str]:
+        return publish_rows(self._store, self._rules, page, self._end, self._graves)
 
 
-def _differs(row: BatchRow, stored: ProfileRow) -> bool:
-    return stored.membership is not None and encode_cell(stored.membership) != encode_cell(row.membership)
-
-
-def _profile_of(rows: Sequence[BatchRow], packed: Sequence[bytes]) -> RowsProfile:
-    scores = [span.score for row in rows for segment in row.membership.segments for span in segment.spans]
+def _profile_of(page: Sequence[BatchRow], staged: Sequence[Staged]) -> RowsProfile:
+    held = [row.membership for row in page if row.membership is not None]
+    scores = [span.score for membership in held for segment in membership.segments for span in segment.spans]
     return RowsProfile(
-        rows=len(rows),
-        views=sum(len(row.cells) for row in rows),
-        empty=sum(not row.membership.segments for row in rows),
+        rows=len(held),
+        views=sum(len(row.cells) for row in page),
+        empty=sum(not membership.segments for membership in held),
         spans=len(scores),
         lowest_score=min(scores, default=None),
         highest_score=max(scores, default=None),
-        largest=max(map(len, packed), default=0),
-        newest=max((row.membership.as_of for row in rows), default=None),
+        largest=max((len(views) for each in staged for _, views in each.bases), default=0),
+        newest=max((membership.as_of for membership in held), default=None),
     )
 
 

@@ -18,8 +18,8 @@ from transforms.slices import BITS
 class Shard(NamedTuple):
     """All events of some users, copies left out, in order of user, time and event id.
 
-    ``offsets[u]:offsets[u + 1]`` are those of user ``users[u]``. ``bits`` are matches, uint64[n, words]; ``packed`` attributes and
-    ``linked`` (whether the event links two ids) only where asked for.
+    ``offsets[u]:offsets[u + 1]`` are those of user ``users[u]``. ``bits`` are matches, uint64[n, words]. ``packed`` attributes, and
+    the ``rows`` they lie in and ``sealed`` ids of these (as ``EventColumns`` has both), only where they came with the slices.
     """
 
     users: Sequence[str]
@@ -29,7 +29,8 @@ class Shard(NamedTuple):
     views: NDArray[np.bool_]
     bits: NDArray[np.uint64]
     packed: Categories | None
-    linked: NDArray[np.bool_] | None
+    rows: Categories | None
+    sealed: Categories | None
 
 
 def shard_of(slices: Iterable[pa.Table]) -> Shard:
@@ -54,8 +55,22 @@ def shard_of(slices: Iterable[pa.Table]) -> Shard:
         views[order],
         np.stack([word[order] for word in words], axis=1) if words else np.zeros((len(order), 0), np.uint64),
         None if packed is None else Categories(packed.codes[order], packed.values),
-        table["linked"].to_numpy()[order] if "linked" in table.column_names else None,
+        *(_in_places(table, name, order) for name in ("row", "sealed")),
     )
+
+
+def no_events(conditions: int) -> Shard:
+    """A shard of nobody; ``conditions``: of how many there would be matches."""
+    nothing, words = np.zeros(0, np.int64), np.zeros((0, -(-conditions // 64)), np.uint64)
+    texts = Categories(np.zeros(0, np.int32), [])
+    return Shard([], np.zeros(1, np.int64), pa.array([], pa.string()), nothing, np.zeros(0, np.bool_), words, texts, texts, texts)
+
+
+def _in_places(table: pa.Table, name: str, places: NDArray[np.int64]) -> Categories | None:
+    if name not in table.column_names:
+        return None
+    column = _categories(table[name])
+    return Categories(column.codes[places], column.values)
 
 
 def _categories(column: pa.ChunkedArray) -> Categories:

@@ -72,7 +72,7 @@ def shards_for(items: Sequence[Item], workers: int) -> int:
 def slices_of(
     events: EventColumns, conditions: Sequence[Condition], shards: int, *, packed: bool
 ) -> Iterator[tuple[int, pa.Table]]:
-    """(shard, its events) of every shard that has any; ``packed``: with their attributes and links."""
+    """(shard, its events) of every shard that has any; ``packed``: with their attributes, and the rows they lie in."""
     shard_of_user = (hashes_of(events.users.dictionary) % np.uint64(shards)).astype(np.int16 if shards < 1 << 15 else np.int64)
     users = events.users.indices.to_numpy()
     order = np.argsort(shard_of_user[users], kind="stable")
@@ -87,9 +87,9 @@ def slices_of(
     }
     coded = {"user": (users, events.users.dictionary)}
     if packed:
-        attributes = packed_of(events)
-        columns["linked"] = pa.array(events.linked)
-        coded["packed"] = (attributes.codes, pa.array(attributes.values, pa.string()))
+        plain = Categories(np.zeros(len(events), np.int32), [""])
+        for name, column in (("packed", packed_of(events)), ("row", events.rows or plain), ("sealed", events.sealed or plain)):
+            coded[name] = (column.codes, pa.array(column.values, pa.string()))
     table = pa.table(columns)
     for number in range(shards):
         rows = order[edges[number] : edges[number + 1]]
