@@ -126,6 +126,7 @@ def segments(
     from serving.keys import load_ring
     from serving.segments import segments_document
     from serving.store import open_store
+    from serving.whose import opted_out, read_rows_of
     from serving.withdrawn import withdrawn_in
 
     instant = instant_in("--at", at, clock_ms())
@@ -133,10 +134,11 @@ def segments(
     withdrawn = withdrawn_in(rows)
     refused = 0
     for users in _pages(_ids(user)):
-        found = rows.read_rows([pseudonyms(each) for each in users])
+        found = read_rows_of(rows, pseudonyms, users)
         for each in users:
             try:
-                document = segments_document(each, found[pseudonyms(each)].membership, instant, withdrawn)
+                membership = None if opted_out(found[each]) else found[each].membership
+                document = segments_document(each, membership, instant, withdrawn)
             except ConfigError as fault:
                 if user != "-":
                     raise
@@ -145,7 +147,7 @@ def segments(
             if as_json or user == "-":
                 print(json.dumps(document))
             else:
-                _print_segments(document)
+                _print_segments(document, "opted out" if opted_out(found[each]) else "no row")
     if refused:
         msg = f"{refused} users' segments can't be told at {format_instant(instant)}, see their documents"
         raise ConfigError(msg)
@@ -204,12 +206,12 @@ def _pages(ids: Iterable[str]) -> Iterator[list[str]]:
         yield page
 
 
-def _print_segments(document: dict[str, Any]) -> None:
+def _print_segments(document: dict[str, Any], otherwise: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
     if document["as_of"] is None:
-        typer.echo(f"{document['user']}: no row")
+        typer.echo(f"{document['user']}: {otherwise}")
         return
     table = Table(title=f"{document['user']} at {document['at']}, rules version {document['rule_version']}", title_justify="left")
     for column in ("segment", "score", "matching", "views", "until"):

@@ -14,14 +14,13 @@ from typing import Final, Literal, NamedTuple
 from cachetools import TTLCache
 
 from schemas.errors import ConfigError
-from schemas.identity import Link
 from schemas.profile_row import ProfileRow
 from schemas.pseudonym import Pseudonyms
 from serving.breaker import Breaker
 from serving.row_loader import Limits, Loaded, RowLoader
 from serving.segments import Segment, segments_at
 from serving.store.rows import RowReader
-from serving.whose import is_anothers, opted_out, row_of_names, says_nothing
+from serving.whose import followed, is_anothers, names_in, opted_out, row_of_names, says_nothing
 
 CACHE_ROWS: Final = 100_000
 CACHE_TTL_S: Final = 2.0
@@ -161,14 +160,13 @@ class SegmentReader:
         """The row of the user whom a row belongs to; the row itself where that opted out, for then no other matters."""
         if mine.link is None or opted_out(mine):
             return RowRead(mine, source, None)
-        found = await self._found(self._names_of(mine.link), until_s)
+        found = await self._found(names_in(mine.link, self._pseudonyms), until_s)
         user = _one(found.rows)
         source = found.source if source == "cache" else source
         if not isinstance(user, ProfileRow):
             return RowRead(None, "none", user)
-        if says_nothing(user) and mine.membership is not None:  # the link was written this moment, the user's row not yet
-            return RowRead(mine, source, None)
-        return RowRead(user, source, None, linked=True)
+        row = followed(mine, user)
+        return RowRead(row, source, None, linked=row is user)
 
     def _until_s(self) -> float:
         return asyncio.get_running_loop().time() + self._deadline_s
@@ -179,11 +177,6 @@ class SegmentReader:
         if missing:
             rows.update(zip(missing, await self._loader.load(missing, until_s), strict=True))
         return _Found([rows[key] for key in keys], "store" if missing else "cache")
-
-    def _names_of(self, link: Link) -> tuple[str, ...]:
-        """What a link's user may be called: by its key alone, or where there are several, by those."""
-        raw_id = self._pseudonyms.opened(link.sealed) if link.sealed and len(self._pseudonyms.ring.keys) > 1 else None
-        return (link.other,) if raw_id is None else self._pseudonyms.names(raw_id)
 
     def _keep(self, row: ProfileRow) -> None:
         self._cache[row.key] = row

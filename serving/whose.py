@@ -1,10 +1,13 @@
-"""Which row answers for a visitor: of an id's rows under several keys, and of a user's and their browser's. No I/O."""
+"""Which row answers for a visitor: of an id's rows under several keys, and of a user's and their browser's."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from schemas.identity import Link
 from schemas.profile_row import ProfileRow
+from schemas.pseudonym import Pseudonyms
+from serving.store.protocol import Store
 
 
 def opted_out(row: ProfileRow) -> bool:
@@ -25,6 +28,31 @@ def row_of_names(rows: Sequence[ProfileRow]) -> ProfileRow:
 def is_anothers(row: ProfileRow, names: Collection[str]) -> bool:
     """Whether the row belongs to somebody who has none of these names."""
     return row.link is not None and row.link.other not in names
+
+
+def names_in(link: Link, pseudonyms: Pseudonyms) -> tuple[str, ...]:
+    """What the user in a link may be called: by the name in it alone, or where there are several keys, by all of theirs."""
+    raw_id = pseudonyms.opened(link.sealed) if link.sealed and len(pseudonyms.ring.keys) > 1 else None
+    return (link.other,) if raw_id is None else pseudonyms.names(raw_id)
+
+
+def followed(row: ProfileRow, user: ProfileRow) -> ProfileRow:
+    """Of a row and that of the user whom it belongs to, the one that answers."""
+    # The link was written this moment, the user's row not yet.
+    return row if says_nothing(user) and row.membership is not None else user
+
+
+def read_rows_of(store: Store, pseudonyms: Pseudonyms, raw_ids: Sequence[str]) -> dict[str, ProfileRow]:
+    """The rows that answer for ids, those of users and of browsers, in two reads at most."""
+    names = {raw_id: pseudonyms.names(raw_id) for raw_id in raw_ids}
+    found = store.read_rows([name for each in names.values() for name in each])
+    rows = {raw_id: row_of_names([found[name] for name in each]) for raw_id, each in names.items()}
+    links = {raw_id: row.link for raw_id, row in rows.items() if row.link is not None and not opted_out(row)}
+    users = {raw_id: names_in(link, pseudonyms) for raw_id, link in links.items()}
+    if users:
+        found = store.read_rows(list(dict.fromkeys(name for each in users.values() for name in each)))
+        rows |= {raw_id: followed(rows[raw_id], row_of_names([found[name] for name in each])) for raw_id, each in users.items()}
+    return rows
 
 
 def _rank(row: ProfileRow) -> int:

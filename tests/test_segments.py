@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+import forecourt
 from schemas.errors import ConfigError
+from schemas.identity import Link, Said
 from schemas.instants import format_instant
-from schemas.profile_row import MAX_CLOCK_SKEW_MS, Membership, SegmentSpans, Span
+from schemas.profile_row import (
+    MAX_CLOCK_SKEW_MS,
+    Emptied,
+    Membership,
+    Profile,
+    SegmentSpans,
+    Span,
+    consent_cell,
+    encode_cell,
+    link_cell,
+)
+from schemas.pseudonym import Pseudonyms, ring_of
+from serving.keys import KEY_VARIABLE
 from serving.segments import Segment, segments_at, segments_document
+from serving.store import RowUpdate, open_store
 from tests.strategies import START
 
 # as_of   +10       +20       +30       +40
@@ -75,3 +92,31 @@ def test_the_document_has_what_the_command_line_promises() -> None:
         "rule_version": 7,
         "segments": [{"name": "suv", "score": 0.6, "views": 5, "matching": 3, "until": until}],
     }
+
+
+KEYS = "2:the second key, long enough\n1:the first key, long enough"
+NOBODY: dict[str, Any] = {"as_of": None, "rule_version": None, "segments": []}
+
+
+def test_the_command_answers_by_either_id_under_every_key_and_of_who_opted_out_tells_nothing(
+    sqlite_store_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, KEYS)
+    new, old = Pseudonyms(ring_of(KEYS, "tests")), Pseudonyms(ring_of(KEYS.splitlines()[1], "tests"))
+    store = open_store(sqlite_store_uri)
+    store.init()
+    profile = encode_cell(Profile(1, START, {}))
+    rows = [(new("ann"), ROW), (old("bob"), ROW), (new("cat"), ROW), (old("dee"), ROW)]
+    store.write_memberships([RowUpdate(key, 1, encode_cell(row), profile, 0) for key, row in rows])
+    store.write_memberships([RowUpdate(old("browser"), 1, encode_cell(Emptied("alias")), b"", 0)])
+    store.write_memberships([RowUpdate(new("eli"), 1, encode_cell(Emptied("opted_out")), b"", 0)])
+    link = Link(START, "e1", old("ann"), "identify", old.seal("ann"))  # the row of its user has been moved since
+    store.write_identity([(old("browser"), link_cell(link)), (new("cat"), consent_cell(Said(START, opted_out=True)))])
+    users = ["ann", "browser", "bob", "cat", "dee", "eli", "nobody"]
+    command = ["segments", "-", "--store", sqlite_store_uri, "--at", format_instant(START + 35)]
+    told = [json.loads(line) for line in CliRunner().invoke(forecourt.app, command, input="\n".join(users)).stdout.splitlines()]
+    known = segments_document("ann", ROW, START + 35)
+    for document, user in zip(told, users, strict=True):
+        assert document == known | {"user": user} | (NOBODY if user in {"cat", "eli", "nobody"} else {})
+    said = CliRunner().invoke(forecourt.app, ["segments", "cat", "--store", sqlite_store_uri]).stdout
+    assert said == "cat: opted out\n"
