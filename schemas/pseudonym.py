@@ -125,6 +125,7 @@ class Pseudonyms:
     def __init__(self, ring: KeyRing) -> None:
         self.ring = ring
         self._known: dict[str, str] = {}
+        self._sealed: dict[str, bytes] = {}
 
     def __call__(self, raw_id: str) -> str:
         """Return the pseudonym of a raw id."""
@@ -143,7 +144,12 @@ class Pseudonyms:
 
     def seal(self, raw_id: str) -> bytes:
         """The raw id, encrypted with the current key."""
-        return seal(self.ring.current, raw_id)
+        known = self._sealed.get(raw_id)
+        if known is None:
+            if len(self._sealed) >= _MAX_KNOWN:
+                self._sealed.clear()
+            known = self._sealed[raw_id] = seal(self.ring.current, raw_id)
+        return known
 
     def opened(self, sealed: bytes) -> str | None:
         """The raw id that was sealed with one of the keys, ``None`` without its key."""

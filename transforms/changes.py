@@ -22,8 +22,10 @@ from schemas.profile_row import (
 )
 
 VIEW: Final = "listing_view"
+FORGET: Final = "forget"
 _CONSENTS: Final = {"opt_out": True, "opt_in": False}
 REMEMBERED: Final = 300_000
+_OF_LINKS: Final = (LINKS, LINKED)
 
 
 class Change(NamedTuple):
@@ -36,35 +38,34 @@ class Change(NamedTuple):
     cells: tuple[tuple[str, IdentityCell], ...] = ()
     forget: bool = False
 
-    @property
-    def links(self) -> tuple[str, ...]:
-        """The rows whose links it changes."""
-        return () if self.other is None else (self.key, self.other)
-
 
 def change_of(event: Event) -> Change | None:
     """What an event with pseudonyms changes; ``None`` for one that changes nothing."""
-    key, other = event.profile_id, event.anonymous_id if event.user_id is not None else None
-    if other == key:
-        other = None
+    event_id, kind, time, user, anonymous, _, _, packed, _, _, sealed_user, sealed_anonymous = event
+    key, other, sealed = (user, anonymous, sealed_user) if user else (anonymous or "", None, sealed_anonymous)
     cells: list[tuple[str, IdentityCell]] = []
-    if other is not None:
-        user, anonymous = event.sealed_user_id or b"", event.sealed_anonymous_id or b""
-        cells.append((other, link_cell(Link(event.event_time, event.event_id, key, event.event_type, user))))
-        cells.append((key, linked_cell(Linked(other, anonymous))))
-    if event.event_type in _CONSENTS:
-        cells.append((key, consent_cell(Said(event.event_time, _CONSENTS[event.event_type]))))
-    view = view_cell(event.event_time, event.event_id, event.packed) if event.event_type == VIEW else None
-    forget = event.event_type == "forget"
-    if view is None and not cells and not forget:
+    if other is not None and other != key:
+        cells.append((other, link_cell(Link(time, event_id, key, kind, sealed_user or b""))))
+        cells.append((key, linked_cell(Linked(other, sealed_anonymous or b""))))
+    else:
+        other = None
+    if kind in _CONSENTS:
+        cells.append((key, consent_cell(Said(time, _CONSENTS[kind]))))
+    view = view_cell(time, event_id, packed) if kind == VIEW else None
+    if view is None and not cells and kind != FORGET:
         return None
-    for row, sealed in (
-        (key, event.sealed_user_id if event.user_id else event.sealed_anonymous_id),
-        (other, event.sealed_anonymous_id),
-    ):
-        if row is not None and sealed is not None:
-            cells.append((row, sealed_cell(sealed)))
-    return Change(key, event.event_time, view, other, tuple(cells), forget)
+    if sealed is not None:
+        cells.append((key, sealed_cell(sealed)))
+    if other is not None and sealed_anonymous is not None:
+        cells.append((other, sealed_cell(sealed_anonymous)))
+    return Change(key, time, view, other, tuple(cells), kind == FORGET)
+
+
+class News(NamedTuple):
+    """Identity cells to write, each once, by row; and the rows whose links they change."""
+
+    cells: dict[tuple[str, IdentityCell], None]
+    relinked: set[str]
 
 
 class Known:
@@ -78,25 +79,32 @@ class Known:
     def __init__(self) -> None:
         self._young: dict[int, int] = {}
         self._old: dict[int, int] = {}
+        self._sealed: dict[str, bytes] = {}
         self._full: dict[str, str] = {}
         self._conflicting: set[int] = set()
 
-    def news(self, change: Change) -> Change:
-        """The change without the cells that say nothing new."""
-        cells = tuple(cell for cell in change.cells if not self._knows(*cell))
-        if len(cells) == len(change.cells):
-            return change
-        return change._replace(cells=cells, other=change.other if any(map(_is_link, cells)) else None)
-
-    def written(self, changes: Iterable[Change]) -> None:
-        """Remember what these said: they are in the store now."""
+    def news(self, changes: Iterable[Change]) -> News:
+        """What changes say that isn't known."""
+        news = News({}, set())
         for change in changes:
-            for row, cell in change.cells:
-                mark = _mark_of(row, cell)
-                if mark is not None:
-                    self._young[mark] = min(cell.time, self._young.get(mark, cell.time))
+            for placed in change.cells:
+                if self._sealed.get(placed[0]) != placed[1].value and not self._knows(*placed):  # most are sealed ids
+                    news.cells[placed] = None
+                    if change.other is not None and placed[1].qualifier[:1] in _OF_LINKS:
+                        news.relinked.update((change.key, change.other))
+        return news
+
+    def written(self, cells: Iterable[tuple[str, IdentityCell]]) -> None:
+        """Remember what these said: they are in the store now."""
+        for row, cell in cells:
+            if cell.qualifier == SEALED:
+                self._sealed[row] = cell.value
+            elif (mark := _mark_of(row, cell)) is not None:
+                self._young[mark] = min(cell.time, self._young.get(mark, cell.time))
         if len(self._young) >= REMEMBERED // 2:
             self._old, self._young = self._young, {}
+        if len(self._sealed) >= REMEMBERED:
+            self._sealed.clear()
 
     def full(self, users: Mapping[str, str]) -> None:
         """Remember users to whom as many ids are linked as count, and the last of those: a "user" may be a million browsers."""
@@ -120,7 +128,7 @@ class Known:
 
     def clear(self) -> None:
         """Know nothing any more: somebody was forgotten, or links were undone."""
-        self._young, self._old, self._full = {}, {}, {}
+        self._young, self._old, self._sealed, self._full = {}, {}, {}, {}
         self._conflicting.clear()
 
     def _knows(self, row: str, cell: IdentityCell) -> bool:
@@ -133,13 +141,9 @@ class Known:
         return known is not None and (known < cell.time or cell.time == 0)
 
 
-def _is_link(placed: tuple[str, IdentityCell]) -> bool:
-    return placed[1].qualifier[:1] in (LINKS, LINKED)
-
-
 def _mark_of(row: str, cell: IdentityCell) -> int | None:
     """What is equal for cells of which the first says all; ``None`` for those that are always written."""
     kind = cell.qualifier[:1]
-    if kind in (SEALED, LINKED):
+    if kind == LINKED:
         return hash((row, cell))
     return hash((row, cell.qualifier.rpartition(b"\0")[2], cell.time // DAY_MS)) if kind == LINKS else None

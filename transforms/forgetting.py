@@ -26,6 +26,10 @@ class Graves:
         self._times: dict[bytes, int] = {}
         self._names: Callable[[str], Sequence[str]] = lambda key: (key,)
 
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._times)
+
     def look(self, store: Store) -> bool:
         """Read what is new; whether anything was taken out of the store since the last look."""
         self._names = store.names
@@ -65,6 +69,8 @@ class Allowed(NamedTuple):
 
 def allowed(changes: Sequence[Change], graves: Graves) -> Allowed:
     """What may be written: nothing of a forgotten id up to the instant it was forgotten at."""
+    if not graves and not any(change.forget for change in changes):
+        return Allowed(list(changes), [], {}, {}, [])
     found = Allowed([], [], {}, {}, [])
     for change in changes:
         buried = graves.time_of(change.key)

@@ -146,7 +146,7 @@ def _oldest_kept(key: str, people: People) -> int:
 
 def _tidy(store: Store, people: People, keys: Sequence[str], relinked: Collection[str]) -> None:
     """Remove views that an opt-out of their own row emptied it of, and links that say nothing that others don't."""
-    for key in dict.fromkeys(keys):
+    for key in dict.fromkeys(key for key in keys if people.identity(key).said):
         until, cells = emptied_until(people.identity(key).said), people.read.cells.get(key)
         if until != NEVER and cells and cells[-1].time <= until:
             store.empty_row(key, until)

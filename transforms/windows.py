@@ -104,16 +104,14 @@ class Maintainer:
         """Make the changes by the tombstones of the last look; ids in ``forgotten`` were forgotten by this batch before."""
         store = self._store
         found = allowed(changes, self._graves)
-        news = [self._known.news(change) for change in found.changes]
-        views = [(change.key, change.view) for change in news if change.view is not None]
+        news = self._known.news(found.changes)
+        views = [(change.key, change.view) for change in found.changes if change.view is not None]
         appended = store.append(views)
         refused = {refusal.position: refusal.message for refusal in appended.refused}
-        cells = list(dict.fromkeys(cell for change in news for cell in change.cells))
-        lost = _written(store, cells)
-        relinked = {row for change in news for row in change.links}
+        lost = _written(store, list(news.cells))
         touched = [key for index, (key, _) in enumerate(views) if index not in refused]
-        keys = list(dict.fromkeys([*touched, *(row for row, cell in cells if row not in lost)]))
-        done = refresh_rows(store, rules, keys, relinked)
+        keys = list(dict.fromkeys([*touched, *(row for row, _ in news.cells if row not in lost)]))
+        done = refresh_rows(store, rules, keys, news.relinked)
         lost |= done.refused
         refused |= {index: lost[key] for index, (key, _) in enumerate(views) if key in lost and index not in refused}
         for people in (found.forgotten, implied_people(store, found.implied)):
@@ -121,13 +119,13 @@ class Maintainer:
                 forgotten |= forget_people(store, rules, people)
         if found.barred:  # whoever wrote them before the tombstone came may have been killed before it looked
             clear_rows(store, rules, found.barred)
-        self._known.written(news)
+        self._known.written(news.cells)
         self._known.full(done.full)
         conflicts = self._known.conflicts(found.changes, done.owners)
         written = [view for index, view in enumerate(views) if index not in refused]
         unwanted = {
             FORGOTTEN: sum(change.view is not None for change in found.refused),
-            OPTED_OUT: sum(view.time < done.counting_from.get(key, NEVER) for key, view in written),
+            OPTED_OUT: sum(view.time < done.counting_from.get(key, NEVER) for key, view in written if done.counting_from),
         }
         dead = [(views[index], why) for index, why in sorted(refused.items())]
         return Maintained(appended.new, 0, unwanted, dead, keys, conflicts)

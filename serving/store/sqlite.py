@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from schemas.errors import StoreError, StoreUnavailableError
 from schemas.identity import Tombstone
@@ -29,6 +29,7 @@ from serving.store.protocol import Appended, Dump, Refusal, RowUpdate, WindowRea
 
 BUSY_TIMEOUT_S: Final = 30.0
 _SCAN_PAGE: Final = 500
+_ROWS_A_QUERY: Final = 500
 _PURGE_AGAIN_S: Final = 0.05
 _CELL: Final = functools.partial(tuple.__new__, ViewCell)  # ViewCell._make without its length check
 
@@ -150,13 +151,15 @@ class SQLiteStore:
     def read_windows(self, keys: Sequence[str], limit: int) -> WindowRead:
         """At most ``limit`` newest views of each row, as of one snapshot."""
         query = "SELECT qualifier, value FROM views WHERE row = ? ORDER BY qualifier LIMIT ?"
-        base = "SELECT views FROM bases WHERE row = ?"
         with self._snapshot() as connection:
             (done,) = connection.execute("SELECT done FROM appends").fetchone()
-            identities = {key: found for key in keys if (found := _identity_cells(connection, key))}
             cells = {key: list(map(_CELL, connection.execute(query, (key, limit)))) for key in keys}
-            bases = [(key, *found) for key in keys if (found := connection.execute(base, (key,)).fetchone()) is not None]
+            bases = list(_of_rows(connection, "row, views FROM bases", keys))
+            said = list(_of_rows(connection, "row, qualifier, value, time FROM identities", keys))
         cells |= {key: united(cells[key], decode_base(views), limit) for key, views in bases}
+        identities: dict[str, list[IdentityCell]] = {}
+        for key, *cell in said:
+            identities.setdefault(key, []).append(IdentityCell(*cell))
         return WindowRead(done, cells, {key: identity_of(found) for key, found in identities.items()})
 
     def write_memberships(self, updates: Sequence[RowUpdate]) -> list[Refusal]:
@@ -360,6 +363,13 @@ class SQLiteStore:
 def _identity_cells(connection: sqlite3.Connection, key: str) -> list[IdentityCell]:
     query = "SELECT qualifier, value, time FROM identities WHERE row = ?"
     return [IdentityCell(*found) for found in connection.execute(query, (key,))]
+
+
+def _of_rows(connection: sqlite3.Connection, columns: str, keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """What a table has of some rows, in a few queries."""
+    for start in range(0, len(keys), _ROWS_A_QUERY):
+        page = keys[start : start + _ROWS_A_QUERY]
+        yield from connection.execute(f"SELECT {columns} WHERE row IN ({','.join('?' * len(page))})", page)
 
 
 def _saw_change(connection: sqlite3.Connection) -> None:
