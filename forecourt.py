@@ -51,6 +51,8 @@ _PARSE_THEMSELVES: Final = {
     "simulate": ("pipelines.simulate", "Reproducible traffic of a marketplace, to Pub/Sub or a file."),
     "forget": ("pipelines.forget", "People forgotten everywhere, and a search that shows it."),
     "retention": ("pipelines.retention", "What is older than it may be, told or deleted."),
+    "identity": ("pipelines.identity", "Whose an id is, which are linked to it, and why; a wrong link undone."),
+    "export": ("pipelines.export", "All that is held of a person, as JSON."),
     "replay-dead-letters": ("pipelines.replay", "Dead letters back to where events come from."),
     "demo": ("pipelines.demo", "A simulated marketplace through the stream, its users' segments as a table."),
     "emulators": ("pipelines.emulators", "Google's Pub/Sub and Bigtable emulators, for as long as needed."),
