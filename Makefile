@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup test lint demo demo-live bench-stream bench-nightly bench-faults bench-serving bench-outages bench-frameworks bench-analysis bench-false-alarms lock clean
+.PHONY: help setup test lint demo demo-live bench-stream bench-nightly bench-faults bench-serving bench-outages bench-frameworks bench-analysis bench-false-alarms bench-forget lock clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -54,6 +54,9 @@ bench-analysis: .venv/ready  ## ten million sessions analysed, beside pandas and
 
 bench-false-alarms: .venv/ready  ## 2,000 experiments with nothing in them, read in every way
 	$(BIN)/python -m benchmarks.false_alarms
+
+bench-forget: .venv/ready  ## people forgotten in an archive of ten million events
+	$(BIN)/python -m benchmarks.forget
 
 lock:  ## pin the dependencies anew (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --custom-compile-command "make lock" requirements-dev.in -o requirements.lock

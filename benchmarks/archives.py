@@ -72,6 +72,7 @@ class Users(NamedTuple):
     """One element a user, in the order of their pseudonyms."""
 
     ids: pa.StringArray
+    sealed: pa.BinaryArray  # as long as sealed ids are, and as random
     anonymous: NDArray[np.bool_]
     sessions_up_to: NDArray[np.float64]  # of all sessions, the share made by this user and those before
     loyalty: NDArray[np.float32]  # how often a view is close to the taste
@@ -170,6 +171,7 @@ def _users(rng: np.random.Generator, users: int, days: int) -> Users:
         digits[np.arange(users), which] = rng.integers(0, np.array(TASTE_SIZES)[which])
     return Users(
         _texts(ids, _PSEUDONYM),
+        pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), users, [None, pa.py_buffer(ids.tobytes())]).cast(pa.binary()),
         rng.random(users) < ANONYMOUS,
         activity / activity[-1],
         rng.beta(4, 2, users).astype(np.float32),
@@ -259,6 +261,8 @@ def _table(day: Day, chosen: Ints, received: Ints, market: Market) -> pa.Table:
         "user": people.ids.take(pa.array(users)),
         "user_id": people.ids.take(pa.array(users, mask=anonymous)),
         "anonymous_id": people.ids.take(pa.array(users, mask=~anonymous)),
+        "sealed_user_id": people.sealed.take(pa.array(users, mask=anonymous)),
+        "sealed_anonymous_id": people.sealed.take(pa.array(users, mask=~anonymous)),
         "session_id": _texts(day.session_ids[day.sessions[chosen]]),
         "experiment": pa.nulls(len(chosen), pa.string()),
         "received_at": pa.array(received, schema.field("received_at").type),

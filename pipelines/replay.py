@@ -1,7 +1,9 @@
 """Dead letters back to where events come from, once what was wrong has been put right.
 
 forecourt replay-dead-letters --dead-letters file:dead-letters.jsonl --to pubsub://P/topics/events --reason future
-forecourt replay-dead-letters --dead-letters pubsub://P/subscriptions/dead --to file:again.jsonl
+forecourt replay-dead-letters --dead-letters pubsub://P/subscriptions/dead --to file:again.jsonl --store bigtable://P/I/T
+
+Those of forgotten people are left: ``--store`` and ``--archive`` say who that is. Streams and archives refuse them too.
 """
 
 from __future__ import annotations
@@ -11,8 +13,8 @@ import dataclasses
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -24,6 +26,12 @@ from pipelines.sinks import check_sink_uri, open_sink
 from pipelines.source import file_path
 from schemas.dead_letter import REASONS
 from schemas.errors import ConfigError, shown
+from schemas.identity import NEVER, digest_of
+from schemas.instants import parse_instant
+from serving.store import check_uri, open_store
+from transforms.archive_files import check_archive_path
+from transforms.archive_graves import ArchiveGraves
+from transforms.erasing import without
 
 _EMPTY_AFTER_S: Final = 5.0
 
@@ -35,11 +43,17 @@ class Config:
     dead_letters: str
     to: str
     reasons: tuple[str, ...] = ()
+    store: str | None = None
+    archive: str | None = None
     as_json: bool = False
 
     def __post_init__(self) -> None:
         """Check what can be checked without touching anything outside."""
         check_sink_uri(self.to, "dead letters")
+        if self.store is not None:
+            check_uri(self.store)
+        if self.archive is not None:
+            check_archive_path(self.archive)
         for reason in self.reasons:
             if reason not in REASONS:
                 msg = f"--reason == {shown(reason)}, must be one of {', '.join(REASONS)}"
@@ -63,13 +77,18 @@ def parse_args(argv: Sequence[str]) -> Config:
     )
     parser.add_argument("--to", required=True, metavar="URI", help="file:PATH (appended) or pubsub://P/topics/T")
     parser.add_argument("--reason", action="append", default=[], dest="reasons", help="only these reasons; may be repeated")
+    parser.add_argument("--store", help="leave those of people whom this store knows to be forgotten")
+    parser.add_argument("--archive", metavar="DIR", help="or this archive")
     parser.add_argument("--json", action="store_true", dest="as_json", help="print one JSON document")
     known = parser.parse_args(argv)
-    return Config(known.dead_letters, known.to, tuple(known.reasons), known.as_json)
+    return Config(known.dead_letters, known.to, tuple(known.reasons), known.store, known.archive, known.as_json)
 
 
-def verdict_of(line: bytes, reasons: Sequence[str]) -> Verdict:
-    """What to do with one dead letter, when only those with one of the reasons (any when there are none) are wanted."""
+def verdict_of(line: bytes, reasons: Sequence[str], graves: Mapping[bytes, int] | None = None) -> Verdict:
+    """What to do with one dead letter, when only those with one of the reasons (any when there are none) are wanted.
+
+    ``graves``: the instants (ms UTC) that ids were forgotten at, by digest.
+    """
     try:
         letter = decode_dead_letter(line)
     except msgspec.DecodeError:
@@ -78,7 +97,8 @@ def verdict_of(line: bytes, reasons: Sequence[str]) -> Verdict:
         return Verdict(None, "another reason")
     if letter.payload is None:
         return Verdict(None, "nothing kept of it")
-    return Verdict(msgspec.json.encode(letter.payload))
+    payload = letter.payload if not graves else _without_forgotten(letter.payload, letter.refused_at, graves)
+    return Verdict(None, "forgotten") if payload is None else Verdict(msgspec.json.encode(payload))
 
 
 def run(argv: Sequence[str]) -> int:
@@ -92,7 +112,7 @@ def run(argv: Sequence[str]) -> int:
         check_subscription(config.dead_letters)
     replayed = 0
     left: Counter[str] = Counter()
-    for verdicts in _replayed(config, path):
+    for verdicts in _replayed(config, path, _graves(config)):
         replayed += sum(verdict.payload is not None for verdict in verdicts)
         left.update(verdict.left for verdict in verdicts if verdict.payload is None)
         print(f"{replayed:,} replayed", file=sys.stderr)
@@ -104,19 +124,48 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _replayed(config: Config, path: str | None) -> Iterator[list[Verdict]]:
+def _graves(config: Config) -> dict[bytes, int]:
+    """When ids were forgotten, by digest, as far as the store and the archive know."""
+    graves: dict[bytes, int] = {}
+    if config.store is not None:
+        graves |= {tombstone.digest: tombstone.time for tombstone in open_store(config.store).tombstones()}
+    if config.archive is not None:
+        archived = ArchiveGraves(config.archive)
+        archived.look()
+        for digest, time in archived.digests.items():
+            graves[digest] = max(time, graves.get(digest, NEVER))
+    return graves
+
+
+def _without_forgotten(payload: dict[str, Any], refused_at: str, graves: Mapping[bytes, int]) -> dict[str, Any] | None:
+    """A payload without a forgotten anonymous id; ``None`` where it is a forgotten profile's, by its time or else its refusal's."""
+    try:
+        time = parse_instant(payload.get("event_time", ""))
+    except (ValueError, TypeError):
+        time = parse_instant(refused_at)
+    user, anonymous = payload.get("user_id"), payload.get("anonymous_id")
+    of_user, of_anonymous = (graves.get(digest_of(str(each)), NEVER) if each else NEVER for each in (user, anonymous))
+    if time <= of_user or (time <= of_anonymous and not user):
+        return None
+    if time > of_anonymous:
+        return payload
+    kept = {name: value for name, value in payload.items() if not name.endswith("anonymous_id")}
+    return dict(without(kept, frozenset([str(anonymous)])))
+
+
+def _replayed(config: Config, path: str | None, graves: Mapping[bytes, int]) -> Iterator[list[Verdict]]:
     """Send batch after batch; of a subscription only what was sent is acknowledged."""
     sink = open_sink(config.to)
     if path is not None:
         for lines in lines_of(path):
-            verdicts = [verdict_of(line, config.reasons) for line in lines]
+            verdicts = [verdict_of(line, config.reasons, graves) for line in lines]
             sink.write([verdict.payload for verdict in verdicts if verdict.payload is not None])
             yield verdicts
         return
     puller = Puller(subscription_path(config.dead_letters), lease_s=None)
     try:
         while pulled := puller.take(_EMPTY_AFTER_S):
-            verdicts = [verdict_of(line, config.reasons) for line in pulled.messages]
+            verdicts = [verdict_of(line, config.reasons, graves) for line in pulled.messages]
             sink.write([verdict.payload for verdict in verdicts if verdict.payload is not None])
             sent = [ack_id for ack_id, verdict in zip(pulled.ack_ids, verdicts, strict=True) if verdict.payload is not None]
             puller.acknowledge(sent)

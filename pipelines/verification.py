@@ -22,7 +22,7 @@ from schemas.errors import StoreError
 from schemas.profile_row import BASE, IDENTITY, LINKED, SEALED, SPEED, decode_base
 from serving.store.cells import AnyCell, all_cells
 from transforms.archive_files import TEMPORARY, parts_of
-from transforms.erasing import in_parallel, opened_part
+from transforms.erasing import data_of, in_parallel, opened_part
 from transforms.erasing_files import columns_of, erase_table, kind_of, texts_in, without_people
 from transforms.ledger import ledger_path
 from transforms.plain_files import open_lines, pending_path
@@ -160,7 +160,7 @@ def _in_part(path: str, traces: Traces, at: int) -> Found:
         for number in range(file.num_row_groups):
             table = _flat(file.read_row_group(number, use_threads=False))
             rows += len(table)
-            hit = hit or any(traces.may_be_in(data) for column in table.columns for data in _data_of(column))
+            hit = hit or any(traces.may_be_in(data) for column in table.columns for data in data_of(column))
         old = newer = 0
         if hit:
             table = _flat(file.read(use_threads=False))
@@ -180,14 +180,6 @@ def _flat(table: pa.Table) -> pa.Table:
     while any(pa.types.is_struct(field.type) for field in table.schema):
         table = table.flatten()
     return table
-
-
-def _data_of(column: pa.ChunkedArray) -> Iterator[Any]:
-    """The bytes of a column's texts, of equal ones once where they are in a dictionary."""
-    for chunk in column.chunks:
-        texts = chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk
-        if (pa.types.is_string(texts.type) or pa.types.is_binary(texts.type)) and len(texts) > texts.null_count:
-            yield texts.buffers()[2]
 
 
 def _in_ledger(path: str, traces: Traces) -> Found:

@@ -107,14 +107,16 @@ def cleansed(table: pa.Table, buried: Buried) -> Cleansed:
     return Cleansed(table.filter(pa.array(~gone)) if removed else table, removed, changed, implied)
 
 
-def erase_part(path: str, buried: Buried) -> Erased:
-    """Write one file anew without what is of forgotten ids, if it holds any of that."""
+def erase_part(path: str, buried: Buried, *, dry: bool = False) -> Erased:
+    """Write one file anew without what is of forgotten ids, if it holds any of that; ``dry``: only count it."""
     with opened_part(path) as (file, size):
         if not _is_touched(file, buried):
             return Erased(1, size)
         done = cleansed(_plain(file.read(use_threads=False)), buried)
     if not done.removed and not done.changed:
         return Erased(1, size)  # all of it is newer
+    if dry:
+        return Erased(1, size, 1, done.removed, done.changed)
     *folders, date, name = path.replace(os.sep, "/").split("/")
     write_part("/".join(folders), date.removeprefix("date="), name.removeprefix("part-").removesuffix(".parquet"), done.table)
     return Erased(1, size, 1, done.removed, done.changed)
@@ -166,6 +168,14 @@ def rewriting(archive: str, patience_s: float = PATIENCE_S) -> Iterator[None]:
                 continue
             yield
             return
+
+
+def data_of(column: pa.ChunkedArray) -> Iterator[Any]:
+    """The bytes of a column's texts, of equal ones once where they are in a dictionary; nothing stands between them."""
+    for chunk in column.chunks:
+        texts = chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk
+        if (pa.types.is_string(texts.type) or pa.types.is_binary(texts.type)) and len(texts) > texts.null_count:
+            yield texts.buffers()[2]
 
 
 def without(value: Any, gone: frozenset[str]) -> Any:
@@ -246,7 +256,7 @@ def _is_touched(file: pq.ParquetFile, buried: Buried) -> bool:
         return True
     if not isinstance(buried, Traces):
         return False  # who isn't in an event's ids isn't in its experiment
-    return any(bool(buried.among(texts).any()) for texts in _groups(file, "experiment"))
+    return any(buried.may_be_in(data) for texts in _groups(file, "experiment") for data in data_of(texts))
 
 
 def _holds(file: pq.ParquetFile, name: str, buried: Buried) -> bool:
@@ -281,7 +291,9 @@ def opened_part(path: str) -> Iterator[tuple[pq.ParquetFile, int]]:
             with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as remote:
                 data = remote.read()
             size, source = len(data), io.BytesIO(data)
-        with pq.ParquetFile(source, read_dictionary=list(_REPEATED)) as file:
+        held = pq.read_metadata(source)  # an archive of version 0.1.0 has no sealed ids
+        coded = {held.schema.column(place).path for place in range(held.num_columns)} & set(_REPEATED)
+        with pq.ParquetFile(source, metadata=held, read_dictionary=sorted(coded)) as file:
             yield file, size
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
