@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import os
 import secrets
 import sys
 import time
@@ -26,7 +27,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
 from pipelines.backtest_report import print_report
-from pipelines.batch import add_workers_option, batch_options, check_workers, evaluated, slices_folder
+from pipelines.batch import add_workers_option, batch_options, check_workers, evaluated, keys_of, slices_folder
 from pipelines.launch import DATAFLOW, add_runner_options, dry_run
 from rules import CATALOGUE_PATH
 from schemas.backtest import BacktestReport, Goal, Version
@@ -145,7 +146,7 @@ def run(argv: Sequence[str]) -> int:
     config, beams = parse_args(argv)
     given = _given(config)
     options = batch_options(config.runner, beams, config.workers)
-    plan = Plan(config.first, config.last, given.old, given.new, given.catalogue, 2, 0, None)
+    plan = Plan(config.first, config.last, given.old, given.new, given.catalogue, 2, 0, None, config.archive)
     if config.dry_run:
         return dry_run(lambda pipeline: build(pipeline, plan, [Item(config.first, (), 0)], "tally.json"))
     archived = _archived(config, plan)
@@ -219,10 +220,14 @@ def _archived(config: Config, plan: Plan) -> list[str]:
 
 
 def _tally(config: Config, options: PipelineOptions, plan: Plan, archived: Sequence[str]) -> Tally:
-    items = items_of(config.archive, archived)
-    size = sum(item.size for item in items)
+    before = [date for date in dates_of(config.archive) if date < archived[0]]
+    items = items_of(config.archive, [*before, *archived])  # of all dates up to the last: links and consents
+    read = [item for item in items if item.date in archived]
+    size = sum(item.size for item in read)
+    key_from, version = keys_of(None)
     with slices_folder(config.runner) as spill, _result_path(options, spill) as path:
-        plan = dataclasses.replace(plan, shards=shards_for(items, config.workers), size=size, spill=spill)
+        plan = dataclasses.replace(plan, shards=shards_for(read, config.workers), size=size, spill=spill)
+        plan = dataclasses.replace(plan, folder=os.path.dirname(path), key_from=key_from, version=version)
 
         def graph(pipeline: beam.Pipeline) -> Any:
             return build(pipeline, plan, items, path)
@@ -240,12 +245,12 @@ def _result_path(options: PipelineOptions, spill: str | None) -> Iterator[str]:
     if not folder:
         msg = "--temp_location must be given on Dataflow, such as gs://BUCKET/tmp"
         raise ConfigError(msg)
-    path = FileSystems.join(folder, f"backtest-{secrets.token_hex(8)}.json")
+    path = FileSystems.join(folder, f"backtest-{secrets.token_hex(8)}", "tally.json")
     try:
         yield path
     finally:
-        if FileSystems.exists(path):
-            FileSystems.delete([path])
+        if found := FileSystems.match([f"{os.path.dirname(path)}/*"])[0].metadata_list:
+            FileSystems.delete([file.path for file in found])
 
 
 def _told(config: Config, given: Given, report: BacktestReport) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import secrets
 import sys
 import time
@@ -22,7 +23,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 from rich.table import Table
 
-from pipelines.batch import add_workers_option, batch_options, check_workers, evaluated, slices_folder
+from pipelines.batch import add_workers_option, batch_options, check_workers, evaluated, keys_of, slices_folder
 from pipelines.console import say, table_console
 from pipelines.launch import DATAFLOW, add_runner_options, dry_run
 from pipelines.options import check_dates, instant_in
@@ -117,7 +118,7 @@ class Config:
 
     def plan(self, first: str, last: str, to: str) -> Plan:
         """The plan of a small run, which writes the table to a file."""
-        return Plan(self.experiment, self.version, self.start, first, last, to, 2, 0, None)
+        return Plan(self.experiment, self.version, self.start, first, last, to, 2, 0, None, archive=self.archive)
 
 
 def parse_args(argv: Sequence[str]) -> tuple[Config, list[str]]:
@@ -241,6 +242,8 @@ def _summary(config: Config, options: PipelineOptions, plan: Plan, items: Sequen
     with slices_folder(config.runner) as spill, _summary_path(options, spill) as path:
         least = 2 * config.workers
         plan = dataclasses.replace(plan, shards=max(least, -(-size // SHARD_BYTES)), size=size, spill=spill, least=least)
+        key_from, version = keys_of(None)
+        plan = dataclasses.replace(plan, folder=os.path.dirname(path), key_from=key_from, version_of_key=version)
 
         def graph(pipeline: beam.Pipeline) -> Any:
             return build(pipeline, plan, items, path)
@@ -279,12 +282,12 @@ def _summary_path(options: PipelineOptions, spill: str | None) -> Iterator[str]:
     if not folder:
         msg = "--temp_location must be given on Dataflow, such as gs://BUCKET/tmp"
         raise ConfigError(msg)
-    path = FileSystems.join(folder, f"sessions-{secrets.token_hex(8)}.json")
+    path = FileSystems.join(folder, f"sessions-{secrets.token_hex(8)}", "summary.json")
     try:
         yield path
     finally:
-        if FileSystems.exists(path):
-            FileSystems.delete([path])
+        if found := FileSystems.match([f"{os.path.dirname(path)}/*"])[0].metadata_list:
+            FileSystems.delete([file.path for file in found])
 
 
 def _write_summary(summary: Summary, to: str) -> int:

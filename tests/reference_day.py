@@ -96,6 +96,46 @@ def views_of_events(lines: Iterable[Mapping[str, Any]]) -> dict[str, list[SeenVi
     return {user: distinct(seen) for user, seen in views.items()}
 
 
+def views_of_people(
+    lines: Iterable[Mapping[str, Any]],
+    end: int,
+    unlinked: Mapping[str, int] | None = None,
+    forgotten: Mapping[str, int] | None = None,
+) -> dict[str, list[SeenView]]:
+    """Each person's distinct views that count, by the id that is their own, by all that was said before ``end`` (ms UTC)."""
+    events = _said_before(lines, end)
+    people, until = people_of_events(events, unlinked, forgotten)
+    by_profile: dict[str, list[SeenView]] = {}
+    for event in events:
+        profile = event["user_id"] or event["anonymous_id"]
+        if event["event_type"] == "listing_view" and event["time"] > until.get(profile, -1):
+            view = SeenView(event["time"], event["event_id"], event.get("attributes") or {})
+            by_profile.setdefault(profile, []).append(view)
+    views = {}
+    for key, person in people.items():
+        if person.start is not None:
+            theirs = [view for each in person.ids for view in by_profile.get(each, []) if view.time >= person.start]
+            if theirs:
+                views[key] = distinct(theirs)
+    return views
+
+
+def whose_ids(lines: Iterable[Mapping[str, Any]], end: int) -> dict[str, str]:
+    """By id, whose it is; nobody's are left out."""
+    people, _ = people_of_events(_said_before(lines, end), {}, {})
+    return {each: key for key, person in people.items() for each in person.ids}
+
+
+def _said_before(lines: Iterable[Mapping[str, Any]], end: int) -> list[dict[str, Any]]:
+    """The events before an instant (ms UTC), and who is to be forgotten, whenever that was said."""
+    events = []
+    for line in lines:
+        time = (dt.datetime.fromisoformat(line["event_time"]) - _EPOCH) // dt.timedelta(milliseconds=1)
+        if time < end or line["event_type"] == "forget":
+            events.append({"user_id": None, "anonymous_id": None, **line, "time": time})
+    return events
+
+
 class Person(NamedTuple):
     """Who somebody is: their ids, from when on their views count (ms UTC, ``None``: not at all)."""
 

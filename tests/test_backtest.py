@@ -39,10 +39,14 @@ from schemas.pseudonym import Pseudonyms, ring_of
 from schemas.rules import RuleSet, parse_rules
 from serving.keys import KEY_VARIABLE
 from tests.reference import _DEFAULTS, MAX_VIEWS, SeenView, duration, matches
-from tests.reference_day import DayCounts, Mark, day_of, member_after, views_of_events, wilson
+from tests.reference_day import DayCounts, Mark, day_of, member_after, views_of_people, whose_ids, wilson
 from tests.strategies import CATALOGUE, ROOT
 from transforms import backtest as module
+from transforms.archive_files import dates_of
+from transforms.archived_people import Register, leave
 from transforms.backtest import MAX_MOVERS, Plan, Tally, added, cut, decode_tally, encode_tally, first_movers, nothing, tally_of
+from transforms.evidence import Asked, read_evidence
+from transforms.known_people import gathered, people_of
 from transforms.membership import Rules
 from transforms.shards import shard_of
 from transforms.slices import items_of, slice_at
@@ -112,10 +116,9 @@ class Place(NamedTuple):
 
     @property
     def views(self) -> Views:
-        """Each user's views of the dates that are read."""
-        return {
-            user: [view for view in seen if view.time >= START - 10 * DAY_MS] for user, seen in views_of_events(self.events).items()
-        }
+        """Each person's views of the dates that are read."""
+        people = views_of_people(self.events, END)
+        return {user: [view for view in seen if view.time >= START - 10 * DAY_MS] for user, seen in people.items()}
 
 
 Run = Callable[..., Told]
@@ -212,12 +215,12 @@ def assert_as_counted(have: dict[str, Any], days: list[DayCounts]) -> None:
 def test_every_number_of_both_rule_sets_is_the_references(
     simulated: Place, told: dict[str, Any], side: str, rules: dict[str, Any]
 ) -> None:
-    specs = specs_of(rules)
+    specs, views = specs_of(rules), simulated.views
     for segment in told["segments"]:
         if segment["segment"] not in specs:
             assert segment[side] is None
             continue
-        days = days_counted(simulated.views, specs[segment["segment"]])
+        days = days_counted(views, specs[segment["segment"]])
         assert_as_counted(segment[side], days)
         assert segment[side]["members_by_day"] == [day.members for day in days]
     assert sum(segment[side]["flips"] for segment in told["segments"] if segment[side]) > 0
@@ -227,11 +230,12 @@ def test_every_number_of_both_rule_sets_is_the_references(
 def test_every_number_of_the_sweep_is_the_references(simulated: Place, told: dict[str, Any], name: str) -> None:
     rule = _DEFAULTS | dict(specs_of(NEW)[name])
     (segment,) = [each for each in told["segments"] if each["segment"] == name]
+    views = simulated.views
     assert [point["enter"] for point in segment["sweep"]] == [round(0.2 + 0.05 * step, 2) for step in range(15)]
     for point in segment["sweep"]:
         leave = point["enter"] * rule["exit"] / rule["enter"]
         assert point["exit"] == pytest.approx(leave)
-        assert_as_counted(point, days_counted(simulated.views, rule | {"enter": point["enter"], "exit": leave}))
+        assert_as_counted(point, days_counted(views, rule | {"enter": point["enter"], "exit": leave}))
 
 
 def test_the_users_are_counted_by_what_they_do_under_both_rules(simulated: Place, told: dict[str, Any]) -> None:
@@ -243,8 +247,9 @@ def test_the_users_are_counted_by_what_they_do_under_both_rules(simulated: Place
 
     differ: dict[str, Mover] = {}
     pseudonyms = Pseudonyms(ring_of(KEY, "tests"))
+    whose = whose_ids(simulated.events, END)
     seen = {
-        each.get("user_id") or each["anonymous_id"]
+        whose[each.get("user_id") or each["anonymous_id"]]
         for each in simulated.events
         if each["event_time"] >= date_of(START - 10 * DAY_MS)
     }
@@ -318,11 +323,20 @@ def plan_of(shards: int, spill: Path | None = None) -> Plan:
     return Plan(FIRST, LAST, old, new, CATALOGUE, shards, 0, None if spill is None else f"{spill}")
 
 
+def left_of(archive: str, register: Register) -> str:
+    """Where the people of an archive are left, as ``KnowPeople`` does it."""
+    items = items_of(archive, dates_of(archive))
+    evidence = [read_evidence(item.paths, Asked(register.end)).said for item in items if parse_date(item.date) < register.end]
+    graves: dict[bytes, int] = {}
+    return leave(people_of(gathered(evidence, graves), graves, {}), register)
+
+
 def tallies_of(place: Place, plan: Plan) -> list[Tally]:
     arrays = Rules(RuleSet(1, plan.trials.rules)).arrays
     slices: dict[int, list[Any]] = {}
+    people = left_of(f"{place.archive}", plan.register)
     for item in items_of(f"{place.archive}", plan.dates):
-        for number, where in cut(item, plan):
+        for number, where in cut(item, plan, people):
             slices.setdefault(number, []).append(where)
     return [tally_of(shard_of(map(slice_at, places)), plan, arrays) for places in slices.values()]
 

@@ -21,12 +21,13 @@ from schemas.backtest import COURSES, Mover
 from schemas.catalogue import Catalogue
 from schemas.instants import DAY_MS, date_of, parse_date
 from schemas.rules import MAX_WINDOW_MS, Rule, RuleSet, attributes_of
+from transforms.archived_people import PATH, KnowPeople, Register, known_at, of_people
 from transforms.counters import READ, count
 from transforms.event_columns import Wanted, between, read_events
 from transforms.kernel import COUNTS, INSIDE_AT_END, MEMBERS, days_of
 from transforms.membership import RuleArrays, Rules, conditions_of
 from transforms.shards import Shard, shard_of
-from transforms.slices import WORK, Item, SliceFile, slice_at, slices_of
+from transforms.slices import WORK, Item, SliceFile, is_of, slice_at, slices_of
 from transforms.stopping import go_on
 from transforms.sweep import swept
 
@@ -69,7 +70,10 @@ class Tally(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a backtest does: all that the workers must know; ``first`` and ``last`` are dates, ``spill`` as a night's."""
+    """What a backtest does: all that the workers must know; ``first`` and ``last`` are dates, ``spill`` and keys as a night's.
+
+    Without ``spill``, what is known of people lies in ``folder``.
+    """
 
     first: str
     last: str
@@ -79,6 +83,16 @@ class Plan:
     shards: int
     size: int
     spill: str | None
+    archive: str = ""
+    folder: str = ""
+    key_from: str | None = None
+    version: int | None = None
+
+    @property
+    def register(self) -> Register:
+        """Whom to find first."""
+        end, folder = self.start + self.days * DAY_MS, self.spill or self.folder
+        return Register(self.archive, end, folder, self.spill, key_from=self.key_from, version=self.version)
 
     @property
     def start(self) -> int:
@@ -148,12 +162,13 @@ def first_movers(movers: Iterable[Mover]) -> list[Mover]:
     return heapq.nsmallest(MAX_MOVERS, movers, key=lambda mover: (-len(mover.gained) - len(mover.lost), mover.user))
 
 
-def cut(item: Item, plan: Plan) -> Iterator[tuple[int, Any]]:
-    """(shard, slice) of an item's events."""
+def cut(item: Item, plan: Plan, people: str = "") -> Iterator[tuple[int, Any]]:
+    """(shard, slice) of an item's events; ``people`` is where they were left."""
     rules = RuleSet(plan.new.version, plan.trials.rules)
     wanted = Wanted(tuple(sorted(frozenset().union(*(attributes_of(rule.when) for rule in rules.rules)))))
     events = read_events(item.paths, plan.catalogue, wanted)
     count(READ, len(events))
+    events = of_people(events, known_at(people))
     events = between(events, parse_date(plan.dates[0]), plan.start + plan.days * DAY_MS)
     slices = SliceFile(plan.spill)
     for shard, table in slices_of(events, conditions_of(rules), plan.shards, packed=False):
@@ -209,15 +224,17 @@ def decode_tally(text: bytes) -> Tally:
 
 @dataclasses.dataclass(eq=False)
 class TryRules(beam.PTransform):  # type: ignore[misc]
-    """Items of the archive → one ``Tally``: ``CutSlices → ShardByUser → WalkDays → AddUp``."""
+    """Items of the archive, of all dates → one ``Tally``: ``KnowPeople → CutSlices → ShardByUser → WalkDays → AddUp``."""
 
     plan: Plan
 
     def expand(self, items: beam.PCollection[Item]) -> beam.PCollection[Tally]:
         """Apply to all items."""
+        people = items | "KnowPeople" >> KnowPeople(self.plan.register)
         return (
             items
-            | "CutSlices" >> beam.FlatMap(cut, self.plan).with_output_types(tuple[int, Any])
+            | "OfTheWindow" >> beam.Filter(is_of, frozenset(self.plan.dates))
+            | "CutSlices" >> beam.FlatMap(cut, self.plan, beam.pvalue.AsSingleton(people[PATH])).with_output_types(tuple[int, Any])
             | "ShardByUser" >> beam.GroupByKey()
             | "WalkDays" >> beam.ParDo(_WalkDays(self.plan)).with_output_types(Tally)
             | "AddUp" >> beam.CombineGlobally(functools.partial(_sum_of, self.plan)).with_output_types(Tally)

@@ -37,7 +37,7 @@ from transforms.membership import conditions_of
 from transforms.profiling import profile_of_rows, profiles_of_events, sample_of
 from transforms.publishing import merged_rows, review_rows, store_of
 from transforms.shards import Shard, no_events, shard_of
-from transforms.slices import WORK, Item, SliceFile, slice_at, slices_of
+from transforms.slices import WORK, Item, SliceFile, is_of, slice_at, slices_of
 from transforms.stopping import go_on
 
 PROFILED_DAYS: Final = 8  # the day and the week before it
@@ -209,7 +209,7 @@ class EvaluateNight(beam.PTransform):  # type: ignore[misc]
         people = beam.pvalue.AsSingleton(known[PATH])
         cut_up = (
             items
-            | "OfTheWindow" >> beam.Filter(_is_of, frozenset(self.plan.dates))
+            | "OfTheWindow" >> beam.Filter(is_of, frozenset(self.plan.dates))
             | "CutSlices"
             >> beam.ParDo(_CutSlices(self.plan), people)
             .with_output_types(tuple[int, Any], partial=Night)
@@ -257,10 +257,6 @@ class _EvaluateShard(beam.DoFn):  # type: ignore[misc]
         shard = shard_of(map(slice_at, there)) if there else no_events(len(self._plan.release.active.rules))
         yield evaluate_shard(shard, number, self._plan, self._rules, people)
         count(WORK, self._plan.size // self._plan.shards)
-
-
-def _is_of(item: Item, dates: frozenset[str]) -> bool:
-    return item.date in dates
 
 
 def _no_slices(_path: str, plan: Plan) -> Iterator[tuple[int, Any]]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from schemas.exposure import exposure_in
 from schemas.instants import DAY_MS, parse_date
+from transforms.archived_people import Register
 from transforms.event_columns import hashes_of
 from transforms.session_rows import ASSIGNED, CLICK, IMPRESSION, LEAD, VIEW, Chosen
 from transforms.session_slices import texts_of
@@ -32,7 +33,8 @@ class Plan:
 
     ``version`` and ``starts`` (ms UTC) are ``None`` where the archive is to tell. ``first`` and ``last`` are the dates of rows.
     ``to`` is the file of the table; ``shards`` those of users, ``least`` how few there may be of sessions; ``spill`` a folder on
-    this machine for slices, ``None`` where the runner has a shuffle service.
+    this machine for slices, ``None`` where the runner has a shuffle service: then what is known of people lies in ``folder``. Keys
+    are those of a ``Register``.
     """
 
     experiment: str | None
@@ -45,6 +47,16 @@ class Plan:
     size: int
     spill: str | None
     least: int = 1
+    archive: str = ""
+    folder: str = ""
+    key_from: str | None = None
+    version_of_key: int | None = None
+
+    @property
+    def register(self) -> Register:
+        """Whom to find first: who is whom up to the day after the last, on which sessions may go on."""
+        folder = self.spill or self.folder
+        return Register(self.archive, self.end + DAY_MS, folder, self.spill, key_from=self.key_from, version=self.version_of_key)
 
     @property
     def end(self) -> int:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from schemas.errors import ConfigError
 from transforms.event_columns import hashes_of
+from transforms.known_people import KnownPeople, look_up
 from transforms.session_rows import CLICK, IMPRESSION, VIEW, SessionEvent
 
 EVENTS: Final = pa.schema(
@@ -39,6 +40,19 @@ _TELLING: Final = pa.array([IMPRESSION, CLICK])
 def read_session_events(paths: Sequence[str]) -> pa.Table:
     """The rows of some archive files that have a session, or are impressions or clicks; ``ConfigError`` names a broken file."""
     return pa.concat_tables([EVENTS.empty_table(), *map(_read, paths)]).combine_chunks()
+
+
+def of_people(events: pa.Table, known: KnownPeople) -> pa.Table:
+    """The events as people's: without those that are forgotten, and the views that don't count.
+
+    What else the gateway did with who has opted out stays. An id that is linked but nobody's stands for itself.
+    """
+    users = events["user"].combine_chunks().dictionary_encode()
+    ids, codes, times = look_up(known, users.dictionary), users.indices.to_numpy(), events["event_time"].to_numpy()
+    views = pc.equal(events["event_type"], VIEW).to_numpy()
+    counting = (times > ids.forgotten[codes]) & ~(views & (times < ids.starts[codes]))
+    whose = ids.persons.take(users.indices).cast(pa.string())
+    return events.set_column(EVENTS.get_field_index("user"), EVENTS.field("user"), whose).filter(pa.array(counting))
 
 
 def without_copies(events: pa.Table) -> pa.Table:

@@ -1,8 +1,8 @@
 """The archive → the sessions table of an experiment. Memory is bounded by what a shard holds, not by the archive.
 
-Users are cut into shards first: there copies are left out and each user's history is known. What is then left, sessions that the
-experiment was in since it began, is cut anew, by session, for a visitor who signs in is another user in the same session. Rows are
-written a day at a time.
+Who is whom comes first: users are people then, and who signs in is no other. They are cut into shards, where copies are left out
+and each one's history is known. What is left, sessions that the experiment was in since it began, is cut anew, by session: several
+may use one. Rows are written a day at a time.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from schemas.exposure import Click, click_in, exposure_in
 from schemas.instants import DAY_MS
+from transforms.archived_people import PATH, KnowPeople, known_at
 from transforms.counters import READ, count
 from transforms.session_files import ORDER, write_sessions
 from transforms.session_found import USED, Found, Hashes, Plan, chosen_of, found_in, found_together, session_shards, were_in
@@ -39,7 +40,7 @@ from transforms.session_rows import (
     table_of,
     use_of,
 )
-from transforms.session_slices import cut_by, read_session_events, sessions_in, texts_of, with_history, without_copies
+from transforms.session_slices import cut_by, of_people, read_session_events, sessions_in, texts_of, with_history, without_copies
 from transforms.slices import WORK, Item, SliceFile, slice_at
 from transforms.stopping import go_on
 
@@ -144,7 +145,7 @@ def decode_summary(text: bytes) -> Summary:
 class MakeSessions(beam.PTransform):  # type: ignore[misc]
     """Items of the archive → the table's file, and a ``Summary``.
 
-    ``CutByUser → UsersTogether → CutBySession → SessionsTogether → MakeRows → WriteTable``, and what is found on the way.
+    ``KnowPeople → CutByUser → UsersTogether → CutBySession → SessionsTogether → MakeRows → WriteTable``, and what is found.
     """
 
     plan: Plan
@@ -152,7 +153,9 @@ class MakeSessions(beam.PTransform):  # type: ignore[misc]
     def expand(self, items: beam.PCollection[Item]) -> beam.PCollection[Summary]:
         """Apply to all items."""
         pair = tuple[int, Any]
-        cut = items | "CutByUser" >> beam.ParDo(_CutByUser(self.plan)).with_output_types(pair, found=Any).with_outputs(
+        known = items | "KnowPeople" >> KnowPeople(self.plan.register)
+        people = beam.pvalue.AsSingleton(known[PATH])
+        cut = items | "CutByUser" >> beam.ParDo(_CutByUser(self.plan), people).with_output_types(pair, found=Any).with_outputs(
             _FOUND, main=_CUT
         )
         together = cut[_FOUND] | "Find" >> beam.CombineGlobally(found_together).with_output_types(Any)
@@ -186,10 +189,11 @@ class _CutByUser(beam.DoFn):  # type: ignore[misc]
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
 
-    def process(self, item: Item) -> Iterator[Any]:
+    def process(self, item: Item, people: str) -> Iterator[Any]:
         go_on()
         events = read_session_events(item.paths)
         count(READ, len(events))
+        events = of_people(events, known_at(people))
         slices = SliceFile(self._plan.spill)
         for shard, part in cut_by(events, "user", self._plan.shards):
             yield shard, slices.add(part)

@@ -64,6 +64,11 @@ def items_of(archive: str, dates: Iterable[str]) -> list[Item]:
     return items
 
 
+def is_of(item: Item, dates: frozenset[str]) -> bool:
+    """Whether an item is of one of the dates."""
+    return item.date in dates
+
+
 def shards_for(items: Sequence[Item], workers: int) -> int:
     """How many shards to cut the items into: none larger than fits, at least two a worker."""
     return max(2 * workers, -(-sum(item.size for item in items) // SHARD_BYTES))
