@@ -21,8 +21,15 @@ def says_nothing(row: ProfileRow) -> bool:
 
 
 def row_of_names(rows: Sequence[ProfileRow]) -> ProfileRow:
-    """Of an id's rows under several keys, the newest first, the one that counts; an opt-out holds under whichever key."""
-    return rows[0] if len(rows) == 1 else min(rows, key=_rank)
+    """Of an id's rows under several keys, the newest first, the one that counts; an opt-out holds under whichever key.
+
+    A row that has a link and hasn't been evaluated yet goes with the membership that another has: it is about to be moved.
+    """
+    row = rows[0] if len(rows) == 1 else min(rows, key=_rank)
+    evaluated = next((other for other in rows if other.membership is not None), None)
+    if evaluated is None or not says_nothing(row) or opted_out(row):
+        return row
+    return row._replace(membership=evaluated.membership, profile=evaluated.profile, candidate=evaluated.candidate)
 
 
 def is_anothers(row: ProfileRow, names: Collection[str]) -> bool:
