@@ -14,6 +14,7 @@ import datetime as dt
 import math
 from collections.abc import Iterable, Mapping
 from statistics import NormalDist
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from tests.reference import _DEFAULTS, DAY_MS, MAX_VIEWS, SeenView, distinct, duration, matches
@@ -99,8 +100,8 @@ def views_of_events(lines: Iterable[Mapping[str, Any]]) -> dict[str, list[SeenVi
 def views_of_people(
     lines: Iterable[Mapping[str, Any]],
     end: int,
-    unlinked: Mapping[str, int] | None = None,
-    forgotten: Mapping[str, int] | None = None,
+    unlinked: Mapping[str, int] = MappingProxyType({}),
+    forgotten: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, list[SeenView]]:
     """Each person's distinct views that count, by the id that is their own, by all that was said before ``end`` (ms UTC)."""
     events = _said_before(lines, end)
