@@ -3,8 +3,8 @@
     make bench-forget
     python -m benchmarks.forget [--events N] [--users N] [--keep DIR]
 
-The archive has 35 dates, files of 50,000 events as a busy stream leaves them, ids sealed, browsers beside the users and exposures in
-the experiment column. One user with a few events is forgotten, then one with some on every date, then eight at once. Whole
+The archive has 35 dates, files of 50,000 events as a busy stream leaves them, ids sealed, browsers beside the users and exposures
+in the experiment column. One user with a few events is forgotten, then one with some on every date, then eight at once. Whole
 processes, the search at the end included. The other way is what one does without looking: read every file, filter it, write it.
 Prints tables and writes benchmarks/results/forget.json. Machines are noisy: compare within a run.
 """
@@ -53,7 +53,8 @@ SEVERAL: Final = tuple(f"user-{number}-of-the-benchmark" for number in range(8))
 _SHARES: Final = {LIGHT: 6e-6, HEAVY: 2e-4, **dict.fromkeys(SEVERAL, 2e-5)}  # of all sessions
 _IMPRESSION: Final = (
     '{"arm": "treatment", "conflict_sample": 0.0, "conflicts": null, "differs": true, "experiment": "featured", '
-    '"impression_id": "i-0", "k": 1, "policy": "highest", "position": 0, "probability": 0.5, "reason": "assigned", "rung": "segment", '
+    '"impression_id": "i-0", "k": 1, "policy": "highest", "position": 0, "probability": 0.5, "reason": "assigned", '
+    '"rung": "segment", '
     '"segments": [{"name": "electric", "score": 0.8}, {"name": "suv", "score": 0.7}], "shown": true, "unit": "'
 )
 
@@ -74,7 +75,7 @@ def make_archive(directory: Path, events: int, users: int) -> dict[str, str]:
 
 
 def _planted(rng: np.random.Generator, market: Market, key: Any) -> tuple[Market, pa.Array, pa.Table]:
-    """The market with the people among its users, signed in and as active as they are to be; sealed ids, and the browser of each."""
+    """The market with the people among its users, signed in and as active as they are to be; all ids; and everybody's browser."""
     people, planted = market.users, list(_SHARES)
     ids = people.ids.to_pylist()[: len(people.ids) - len(planted)] + [pseudonym_of(key, raw) for raw in planted]
     order = np.argsort(np.array(ids))

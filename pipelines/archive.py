@@ -24,7 +24,7 @@ from schemas.errors import EXIT_FAILED, EXIT_OK, ConfigError
 from schemas.instants import clock_ms
 from serving.keys import load_ring
 from serving.store import check_uri
-from transforms.archive import FLUSH_EVENTS, FLUSH_SECONDS, MAX_BUFFERED, WriteArchive
+from transforms.archive import FLUSH_EVENTS, FLUSH_SECONDS, FORGOTTEN, MAX_BUFFERED, WriteArchive
 from transforms.archive_files import check_archive_path, prepare_archive
 from transforms.decode import DecodeEvents
 from transforms.pseudonymise import Pseudonymise
@@ -143,7 +143,8 @@ def run(argv: Sequence[str]) -> int:
     prepare_archive(config.archive, clock_ms())
     finished = launched(config.runner, options, lambda pipeline: build(pipeline, config), "archive")
     counts = summary_of(finished, config.dead_letters or STREAM_KEEPS_THEM, as_json=config.as_json)
-    if not config.live and counts.read and counts.read == sum(counts.refused.values()):
+    unusable = sum(number for reason, number in counts.refused.items() if reason != FORGOTTEN)
+    if not config.live and counts.read and counts.read == unusable:
         msg = f"source == {config.source}, must hold usable events: all {counts.read} were refused, see --dead-letters"
         raise ConfigError(msg)
     return EXIT_OK if counts.holds else EXIT_FAILED

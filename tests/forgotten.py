@@ -23,7 +23,8 @@ RING: Final = ring_of(KEY, "tests")
 
 def event(number: int | str, time: int, user: str | None, anonymous: str | None = None, **more: Any) -> dict[str, Any]:
     """An event on the wire."""
-    body: dict[str, Any] = {"event_id": f"e{number}", "event_type": "listing_view", "event_time": format_instant(time)}
+    name = f"e{number}" if isinstance(number, int) else number
+    body: dict[str, Any] = {"event_id": name, "event_type": "listing_view", "event_time": format_instant(time)}
     body |= {"user_id": user, "anonymous_id": anonymous, "attributes": {"fuel_type": "electric"}}
     return {name: value for name, value in (body | more).items() if value is not None}
 

@@ -84,11 +84,9 @@ def test_a_sink_follows_the_file_that_its_path_stands_for(tmp_path: Path) -> Non
 def test_no_line_is_lost_while_two_append(tmp_path: Path) -> None:
     # writers  ▶─1─2─3─4─5─6─7─8─▶     a rewriter takes every odd line out, again and again
     path = tmp_path / "f"
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    told = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     writers = [
-        subprocess.Popen(
-            [sys.executable, "-c", _WRITER, str(path), name, "2.0"], stdout=subprocess.PIPE, text=True, env=environment
-        )
+        subprocess.Popen([sys.executable, "-c", _WRITER, str(path), name, "2.0"], stdout=subprocess.PIPE, text=True, env=told)
         for name in ("a", "b")
     ]
     rounds = 0

@@ -90,12 +90,16 @@ class Maintainer:
             bury_again(self._store, (change.key for change in changes), self._graves)
             moved = move_older(self._moving, rules, done.keys)
         # After the last write: who was forgotten meanwhile may have come back by it, and what was known may be gone.
+        looked = False
         while self._graves.look(self._store):
+            looked = True
             self._known.clear()
             again = self._once(rules, changes, forgotten)
             done = again._replace(new=done.new + again.new, keys=list(dict.fromkeys([*done.keys, *again.keys])))
             if moved:
                 clear_rows(self._store, rules, list(self._graves.among(moved)))
+        if looked:
+            self._store.purge()  # what came back for a moment is gone from rows, and still in a file
         wanted = sum(change.view is not None for change in changes) - sum(done.unwanted.values()) - len(done.refused)
         new = min(done.new, wanted)
         return done._replace(new=new, copies=wanted - new)
