@@ -126,7 +126,7 @@ def build(pipeline: beam.Pipeline, config: Config) -> Built:
         )
     )
     if config.dead_letters is not None:
-        decoded.dead | "WriteDeadLetters" >> WriteDeadLetters(config.dead_letters)
+        decoded.dead | "WriteDeadLetters" >> WriteDeadLetters(config.dead_letters, archive=config.archive)
     return Built(files, decoded.dead)
 
 

@@ -27,6 +27,7 @@ from pipelines.forgetting import (
     Places,
     Say,
     bury,
+    count_rows,
     erase_archive,
     erase_files,
     erase_ledger,
@@ -155,6 +156,7 @@ def forget(config: Config, say: Say) -> dict[str, Any]:
         person.add(user)
     asked = len(person.until)
     places = _places(config)._replace(store=store)
+    count_rows(store, person, done)
     before = 0 if config.archive is None else ledger_size(config.archive)
     with done.phase("tombstones"):
         bury(places, person)
@@ -167,7 +169,7 @@ def forget(config: Config, say: Say) -> dict[str, Any]:
         with done.phase("wait"):
             wait(config.wait_seconds, buried) if number == 0 else settle()
         with done.phase("rows"):
-            erase_rows(places, rules, person, done)
+            erase_rows(places, rules, person)
             bury(places, person)
             cleared = time.monotonic()
         if config.archive is not None:

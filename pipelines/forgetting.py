@@ -114,7 +114,7 @@ def bury(places: Places, person: Person) -> None:
 
 def follow_links(places: Places, person: Person, say: Say) -> None:
     """Add every anonymous id that was linked to the users by then: what rows, ledger and archive tell of that."""
-    _follow_rows(places.store, person)
+    follow_rows(places.store, person)
     if places.archive is None:
         return
     graves, until = ArchiveGraves(places.archive), person.until
@@ -130,12 +130,16 @@ def follow_links(places: Places, person: Person, say: Say) -> None:
         person.add_key(key, implied[key].sealed)
 
 
-def erase_rows(places: Places, rules: Prepared, person: Person, done: Done) -> None:
-    """Take people out of the store's rows."""
-    keys = list(person.until)
-    dumps = [places.store.dump(key) for key in keys]
+def count_rows(store: Store, person: Person, done: Done) -> None:
+    """Count what rows have of people, before there are tombstones: once a writer sees these, it takes people out, too."""
+    follow_rows(store, person)
+    dumps = [store.dump(key) for key in person.until]
     done.deleted["views"] += sum(cell.time <= person.at for dump in dumps for cell in dump.views)
     done.deleted["rows"] += sum(bool(dump.views or dump.base or dump.identity) for dump in dumps)
+
+
+def erase_rows(places: Places, rules: Prepared, person: Person) -> None:
+    """Take people out of the store's rows."""
     for key in forget_people(places.store, rules, person.until):
         person.add_key(key, b"")
 
@@ -200,7 +204,8 @@ def views_in(store: Store) -> int:
     return sum(cell.family == SPEED for cell in all_cells(store))
 
 
-def _follow_rows(store: Store, person: Person) -> None:
+def follow_rows(store: Store, person: Person) -> None:
+    """Add every anonymous id that the store's rows say was linked to the users by then."""
     until = person.until
     users = store.read_windows(list(until), 1).identities
     sealed = {linked.other: linked.sealed for identity in users.values() for linked in identity.linked}

@@ -14,11 +14,11 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
-from pipelines.dead_letters import decode_dead_letter
+from pipelines.dead_letters import decode_dead_letter, payload_without_forgotten
 from pipelines.file_source import lines_of
 from pipelines.pubsub import check_subscription, subscription_path
 from pipelines.pubsub_source import Puller
@@ -26,12 +26,10 @@ from pipelines.sinks import check_sink_uri, open_sink
 from pipelines.source import file_path
 from schemas.dead_letter import REASONS
 from schemas.errors import ConfigError, shown
-from schemas.identity import NEVER, digest_of
-from schemas.instants import parse_instant
+from schemas.identity import NEVER
 from serving.store import check_uri, open_store
 from transforms.archive_files import check_archive_path
 from transforms.archive_graves import ArchiveGraves
-from transforms.erasing import without
 
 _EMPTY_AFTER_S: Final = 5.0
 
@@ -97,7 +95,7 @@ def verdict_of(line: bytes, reasons: Sequence[str], graves: Mapping[bytes, int] 
         return Verdict(None, "another reason")
     if letter.payload is None:
         return Verdict(None, "nothing kept of it")
-    payload = letter.payload if not graves else _without_forgotten(letter.payload, letter.refused_at, graves)
+    payload = payload_without_forgotten(letter, graves or {})
     return Verdict(None, "forgotten") if payload is None else Verdict(msgspec.json.encode(payload))
 
 
@@ -135,22 +133,6 @@ def _graves(config: Config) -> dict[bytes, int]:
         for digest, time in archived.digests.items():
             graves[digest] = max(time, graves.get(digest, NEVER))
     return graves
-
-
-def _without_forgotten(payload: dict[str, Any], refused_at: str, graves: Mapping[bytes, int]) -> dict[str, Any] | None:
-    """A payload without a forgotten anonymous id; ``None`` where it is a forgotten profile's, by its time or else its refusal's."""
-    try:
-        time = parse_instant(payload.get("event_time", ""))
-    except (ValueError, TypeError):
-        time = parse_instant(refused_at)
-    user, anonymous = payload.get("user_id"), payload.get("anonymous_id")
-    of_user, of_anonymous = (graves.get(digest_of(str(each)), NEVER) if each else NEVER for each in (user, anonymous))
-    if time <= of_user or (time <= of_anonymous and not user):
-        return None
-    if time > of_anonymous:
-        return payload
-    kept = {name: value for name, value in payload.items() if not name.endswith("anonymous_id")}
-    return dict(without(kept, frozenset([str(anonymous)])))
 
 
 def _replayed(config: Config, path: str | None, graves: Mapping[bytes, int]) -> Iterator[list[Verdict]]:
