@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
@@ -49,6 +50,9 @@ KeyedView = tuple[str, ViewCell]
 ROWS: Final = "rows"
 DEAD: Final = "dead"
 STORE_REFUSED: Final = "store_refused"
+# A batch reads some ten thousand cells, all of them objects that the collector looks at, none of them garbage that it would find.
+# Looking after every 700 of them, as Python does by itself, takes a third of the time of reading them.
+_OBJECTS_BETWEEN_COLLECTIONS: Final = 50_000
 
 _log = logging.getLogger(__name__)
 
@@ -206,6 +210,8 @@ class _MaintainWindows(beam.DoFn):  # type: ignore[misc]
         self._prepared: tuple[Release, Prepared] | None = None
         self._made: Maintainer | None = None
         warm_up()
+        gc.freeze()
+        gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
 
     def teardown(self) -> None:
         self._store.close()
