@@ -7,24 +7,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.archive_rows import archive_table
 from schemas.event import Event
-from schemas.identity import FOR_EVER, MAX_LINKS, NEVER, digest_of
-from schemas.instants import DAY_MS
+from schemas.identity import FOR_EVER, MAX_LINKS, NEVER, Link, digest_of, evidence_of
+from schemas.instants import DAY_MS, format_instant
 from schemas.ledger import Entry, ledger_of
 from schemas.pseudonym import Pseudonyms, pseudonym_of, ring_of, seal
 from schemas.view import pack_attributes
-from tests.reference_day import people_of_events
+from tests.reference_day import people_of_events, views_of_people
 from tests.strategies import CATALOGUE
 from transforms import known_people
+from transforms.archived_people import names_of, of_people
+from transforms.event_columns import Wanted, read_events
 from transforms.evidence import Asked, read_evidence
 from transforms.known_people import KnownPeople, gathered, look_up, people_of
+from transforms.shards import Shard, no_events, shard_of
+from transforms.slices import slices_of
 
 IDS = [f"1:{letter * 64}" for letter in "abcd"]
 END = 30 * DAY_MS
@@ -44,7 +48,9 @@ def files_of(events: Sequence[Event], folder: Path, parts: int = 1) -> list[str]
     return paths
 
 
-def known_of(paths: Sequence[str], ledger: Sequence[Entry] = (), graves: dict[bytes, int] | None = None, **asked: Any) -> KnownPeople:
+def known_of(
+    paths: Sequence[str], ledger: Sequence[Entry] = (), graves: dict[bytes, int] | None = None, **asked: Any
+) -> KnownPeople:
     found = [read_evidence([path], Asked(END, **asked)).said for path in paths]
     graves = {} if graves is None else graves
     return people_of(gathered([ledger_of(ledger), *found], graves), graves, {})
@@ -59,7 +65,7 @@ drawn = st.lists(
 ).map(lambda each: [event(f"e{number % 7}-{number}", *one) for number, one in enumerate(each)])
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(
     events=drawn,
     unlinked=st.dictionaries(ids, instants, max_size=2),
@@ -92,3 +98,153 @@ def test_it_is_what_the_reference_says(events, unlinked, forgotten, parts, order
             assert (person, start) == (key, NEVER)
     assert known.counts["opted_out"] == sum(person.start is None for person in people.values())
     assert known.counts["links"] == sum(len(person.ids) - 1 for person in people.values())
+
+
+# --- views ---------------------------------------------------------------------------------------------------------------
+
+
+def shard_in(paths: Sequence[str], known: KnownPeople) -> Shard:
+    wanted = Wanted(tuple(CATALOGUE.attributes), sealed=True)
+    tables = [
+        table
+        for path in paths
+        for _, table in slices_of(of_people(read_events([path], CATALOGUE, wanted), known), [], 1, packed=True)
+    ]
+    return shard_of(tables) if tables else no_events(0)
+
+
+views_too = st.lists(
+    st.tuples(st.sampled_from(["listing_view"] * 4 + ["identify", "opt_in", "opt_out", "forget"]), instants, either, either).filter(
+        lambda each: each[2:] != (None, None)
+    ),
+    min_size=1,
+    max_size=24,
+).map(lambda each: [event(f"e{number}", *one) for number, one in enumerate(each)])
+
+
+@settings(max_examples=150)
+@given(events=views_too, parts=st.integers(1, 3), order=st.randoms())
+def test_the_views_that_count_are_the_references(events, parts, order, tmp_path_factory):
+    lines = [{**each._asdict(), "event_time": format_instant(each.event_time), "attributes": {}} for each in events]
+    lying = [*events, *order.sample(events, len(events) // 3)]
+    order.shuffle(lying)
+    paths = files_of(lying, tmp_path_factory.mktemp("files"), parts)
+    shard = shard_in(paths, known_of(paths))
+    found: dict[str, list[tuple[int, str]]] = {}
+    for person, (first, last) in zip(shard.users, itertools.pairwise(shard.offsets.tolist()), strict=True):
+        seen = [place for place in range(first, last) if shard.views[place]]
+        if seen:
+            found[person] = [(int(shard.times[place]), shard.ids[place].as_py()) for place in seen]
+    expected = {key: [(view.time, view.event_id) for view in seen] for key, seen in views_of_people(lines, END).items()}
+    assert {key: sorted(seen) for key, seen in found.items()} == expected
+
+
+def test_a_persons_views_lie_in_the_rows_of_their_events(tmp_path):
+    user, device = IDS[:2]
+    paths = files_of([event("e1", "listing_view", 5, None, device), event("e2", "listing_view", 6, user, device)], tmp_path)
+    shard = shard_in(paths, known_of(paths))
+    assert shard.users == [user]
+    assert shard.rows is not None
+    assert [shard.rows.values[code] for code in shard.rows.codes] == [device, ""]
+
+
+# --- one by one ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_opt_in_before_the_link_lifts_no_other_profiles_opt_out(tmp_path):
+    user, device = IDS[:2]
+    said = [event("e1", "opt_out", 3, None, device), event("e2", "opt_in", 4, user, None), event("e3", "identify", 6, user, device)]
+    assert look_up(known_of(files_of(said, tmp_path)), pa.array([user, device])).starts.tolist() == [FOR_EVER, FOR_EVER]
+    later = [*said, event("e4", "opt_in", 6, user, None)]
+    assert look_up(known_of(files_of(later, tmp_path)), pa.array([user, device])).starts.tolist() == [6, 6]
+
+
+def test_of_links_at_one_instant_the_first_by_event_id_counts_wherever_it_lies(tmp_path):
+    first, second, device = IDS[:3]
+    said = [event("b", "identify", 5, first, device), event("a", "identify", 5, second, device)]
+    for order in (said, said[::-1]):
+        assert look_up(known_of(files_of(order, tmp_path, 2)), pa.array([device])).persons.to_pylist() == [second]
+
+
+def test_beyond_a_hundred_ids_an_id_is_nobodys(tmp_path):
+    user = "1:" + "f" * 64
+    devices = [f"1:{number:064x}" for number in range(MAX_LINKS + 3)]
+    paths = files_of([event(f"e{number}", "identify", 5, user, each) for number, each in enumerate(devices)], tmp_path)
+    known = known_of(paths)
+    found = look_up(known, pa.array(devices))
+    assert [key for key, start in zip(devices, found.starts.tolist(), strict=True) if start == FOR_EVER] == devices[MAX_LINKS:]
+    assert known.counts["links"] == MAX_LINKS
+
+
+def test_evidence_is_thinned_out_on_the_way_and_says_the_same(tmp_path, monkeypatch):
+    events = [
+        event(f"e{day}-{number}", "lead", day * DAY_MS + number, IDS[number % 2], IDS[2 + number // 2 % 2])
+        for day in range(25)
+        for number in range(8)
+    ]
+    paths = files_of(events, tmp_path, 5)
+    whole = known_of(paths, sealed=True)
+    monkeypatch.setattr(known_people, "GATHERED_ROWS", 1)
+    thinned = known_of(paths, sealed=True)
+    assert thinned.whose.equals(whole.whose)
+    assert sorted(map(str, thinned.said.to_pylist())) == sorted(map(str, whole.said.to_pylist()))
+    assert thinned.counts == whole.counts == {"links": 2, "conflicts": 2, "opted_out": 0}
+    for device in IDS[2:]:
+        links = [
+            Link(each.event_time, each.event_id, str(each.user_id), "lead", b"") for each in events if each.anonymous_id == device
+        ]
+        said = [(each["time"], each["event_id"], each["other"]) for each in whole.said.to_pylist() if each["key"] == device]
+        assert sorted(said) == [link[:3] for link in evidence_of(links)]
+
+
+def test_what_was_said_after_the_end_is_not_known_but_what_was_undone_is(tmp_path):
+    user, device = IDS[:2]
+    paths = files_of([event("e1", "identify", END, user, device), event("e2", "opt_out", END, user, None)], tmp_path)
+    assert known_of(paths).whose.num_rows == 0
+    paths = files_of([event("e1", "identify", END - DAY_MS, user, device), event("e2", "forget", END, user, None)], tmp_path)
+    assert look_up(known_of(paths), pa.array([user, device])).forgotten.tolist() == [END, END]
+    assert known_of(paths[:0], [Entry("link", device, 5, "e1", "identify", user), Entry("unlink", device, END)]).whose.num_rows == 0
+
+
+def test_two_ids_of_one_hash_are_told_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr(known_people, "hashes_of", lambda ids: np.full(len(ids), 7, np.uint64))
+    user, other, device, fourth = IDS
+    paths = files_of([event("e1", "identify", 5, user, device), event("e2", "opt_out", 5, other, None)], tmp_path)
+    found = look_up(known_of(paths), pa.array(IDS))
+    assert found.persons.to_pylist() == [user, other, user, fourth]
+    assert found.starts.tolist() == [NEVER, FOR_EVER, NEVER, NEVER]
+
+
+# --- keys ----------------------------------------------------------------------------------------------------------------
+
+
+def test_pseudonyms_of_another_key_are_taken_for_those_of_the_key_that_writes(tmp_path):
+    ring = ring_of("2:" + "n" * 32 + "\n1:" + "o" * 32, "tests")
+    new, old = ring.keys
+    names = Pseudonyms(ring)
+
+    def under(key: Any, event_id: str, kind: str, time: int, user: str | None, device: str | None) -> Event:
+        ids = [None if raw is None else pseudonym_of(key, raw) for raw in (user, device)]
+        sealed = [None if raw is None else seal(key, raw) for raw in (user, device)]
+        return event(event_id, kind, time, *ids)._replace(sealed_user_id=sealed[0], sealed_anonymous_id=sealed[1])
+
+    said = [
+        under(old, "e1", "identify", 5, "ann", "phone"),
+        under(new, "e2", "identify", 6, "bob", "phone"),
+        under(old, "e3", "opt_out", 7, "bob", None),
+        under(new, "e4", "listing_view", 8, "ann", None),
+    ]
+    liar = under(old, "e5", "listing_view", 9, "eve", None)._replace(sealed_user_id=seal(old, "ann"))
+    paths = files_of([*said, liar], tmp_path)
+    parts = [read_evidence([path], Asked(END, True, 2)) for path in paths]
+    renamed = names_of(pa.concat_tables([part.names for part in parts]), ring)
+    assert renamed == {pseudonym_of(old, raw): names(raw) for raw in ("ann", "phone", "bob")}, "eve is no other for saying so"
+    grave = {digest_of(pseudonym_of(old, "bob")): 3}
+    known = people_of(gathered([part.said for part in parts], grave), grave, renamed)
+    ids = pa.array([pseudonym_of(key, raw) for key in (old, new) for raw in ("ann", "phone", "bob")])
+    found = look_up(known, ids)
+    assert found.rows.to_pylist() == [names(raw) for raw in ("ann", "phone", "bob")] * 2
+    assert found.persons.to_pylist() == [names(raw) for raw in ("ann", "ann", "bob")] * 2
+    assert found.starts.tolist() == [NEVER, NEVER, FOR_EVER] * 2
+    assert found.forgotten.tolist() == [NEVER, NEVER, 3] * 2
+    assert known.counts == {"links": 1, "conflicts": 0, "opted_out": 1}, "bob's link was forgotten with that date"
