@@ -74,6 +74,7 @@ class SegmentReader:
     ) -> None:
         self.breaker = Breaker()
         self._pseudonyms, self._withdrawn, self._deadline_s = pseudonyms, withdrawn, limits.deadline_s
+        self._several_keys = len(pseudonyms.ring.keys) > 1
         self._cache: TTLCache[str, ProfileRow] = TTLCache(cache_rows, ttl_s, timer)
         self._loader = RowLoader(rows, self.breaker, limits, self._keep)
 
@@ -89,27 +90,26 @@ class SegmentReader:
         raw_id = user_id or anonymous_id
         if not raw_id:
             return RowRead(None, "none", "unknown_user")
-        own = self._pseudonyms.names(raw_id)
-        if user_id and anonymous_id and anonymous_id != user_id:
-            return await self._read_rows(own, self._pseudonyms.names(anonymous_id))
-        if len(own) > 1:
-            return await self._read_rows(own)
-        row: Loaded | None = self._cache.get(own[0])
-        source: Source = "cache"
-        until_s = 0.0
-        if row is None:
-            until_s, source = self._until_s(), "store"
-            (row,) = await self._loader.load(own, until_s)
+        if anonymous_id and user_id and anonymous_id != user_id:
+            return await self._read_rows(self._pseudonyms.names(user_id), self._pseudonyms.names(anonymous_id))
+        if self._several_keys:
+            return await self._read_rows(self._pseudonyms.names(raw_id))
+        key = self._pseudonyms(raw_id)
+        kept = self._cache.get(key)
+        if kept is not None:
+            return RowRead(kept, "cache", None) if kept.link is None else await self._followed(kept, "cache", self._until_s())
+        until_s = self._until_s()
+        row = await self._loader.load(key, until_s)
         if not isinstance(row, ProfileRow):
             return RowRead(None, "none", row)
-        return RowRead(row, source, None) if row.link is None else await self._followed(row, source, until_s or self._until_s())
+        return RowRead(row, "store", None) if row.link is None else await self._followed(row, "store", until_s)
 
     def answer(self, read: RowRead, now: int) -> SegmentsRead:
         """What a row says at an instant (ms UTC)."""
         row, source, reason, _ = read
         if row is None:
             return SegmentsRead((), None, None, None, source, reason)
-        if opted_out(row):
+        if row.opted_out or row.emptied == "opted_out":
             return SegmentsRead((), None, None, None, source, "opted_out")
         membership = row.membership
         if membership is None:
@@ -175,7 +175,7 @@ class SegmentReader:
         rows: dict[str, Loaded] = {key: kept for key in keys if (kept := self._cache.get(key)) is not None}
         missing = [key for key in keys if key not in rows]
         if missing:
-            rows.update(zip(missing, await self._loader.load(missing, until_s), strict=True))
+            rows.update(zip(missing, await self._loader.load_all(missing, until_s), strict=True))
         return _Found([rows[key] for key in keys], "store" if missing else "cache")
 
     def _keep(self, row: ProfileRow) -> None:

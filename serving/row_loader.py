@@ -56,11 +56,19 @@ class RowLoader:
         self._bad_rows, self._told_s = 0, -TELL_EVERY_S
         self._closed = False
 
-    async def load(self, keys: Sequence[str], until_s: float) -> list[Loaded]:
-        """The rows, in the order of the keys, or why there is none; until an instant of the loop's clock.
+    async def load(self, key: str, until_s: float) -> Loaded:
+        """The row, or why there is none; until an instant of the loop's clock. It never raises for a fault of the store."""
+        if self._breaker.state == "open":
+            return "store_down"
+        load = self._asked(key, until_s)
+        if load is None:
+            return "overloaded"
+        self._read_on()
+        await asyncio.wait((load,), timeout=until_s - asyncio.get_running_loop().time())
+        return load.result() if load.done() else "timeout"
 
-        Those that nobody is waiting for are read together. It never raises for a fault of the store.
-        """
+    async def load_all(self, keys: Sequence[str], until_s: float) -> list[Loaded]:
+        """The same for several keys, in their order; those that nobody is waiting for are read together."""
         if self._breaker.state == "open":
             return ["store_down"] * len(keys)
         asked = [self._asked(key, until_s) for key in keys]

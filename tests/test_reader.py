@@ -82,6 +82,9 @@ class PlayedNames(Pseudonyms):
         super().__init__(ring_of("\n".join(f"{version}:a key that is long enough" for version in range(1, keys + 1)), "tests"))
         self._prefixes = ("k", "1")[:keys]
 
+    def __call__(self, raw_id: str) -> str:
+        return f"k:{raw_id}"
+
     def names(self, raw_id: str) -> tuple[str, ...]:
         return tuple(f"{prefix}:{raw_id}" for prefix in self._prefixes)
 
