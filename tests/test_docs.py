@@ -66,7 +66,7 @@ _MARK: Final = "--- end of command"
 _ALIKE: Final = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 _OPTION: Final = re.compile(r"(?<!\S)--[a-z][a-z_-]*")
 _INLINE: Final = re.compile(r"`([^`\n]+)`")
-_CALL: Final = re.compile(r"\bforecourt ((?:store|rules|experiment|access) [a-z]+|[a-z-]+)([^|;&\n]*)")
+_CALL: Final = re.compile(r"\bforecourt ((?:store|rules|experiment|access|keys) [a-z]+|[a-z-]+)([^|;&\n]*)")
 _LINK: Final = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
 _MEASURED: Final = re.compile(r"(?<=<!-- measured: )(.*?-->\n)(.*?)(?=<!-- end of measured -->)", re.DOTALL)
 
