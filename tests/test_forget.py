@@ -17,7 +17,7 @@ from pipelines import archive, forget, forgetting, replay, stream, verification
 from rules import CATALOGUE_PATH
 from schemas.errors import ConfigError, StoreUnavailableError
 from schemas.instants import DAY_MS, HOUR_MS, MINUTE_MS, clock_ms, format_instant
-from schemas.pseudonym import KeyRing, pseudonym_of, ring_of
+from schemas.pseudonym import KeyRing, Pseudonyms, pseudonym_of, ring_of
 from schemas.sessions import SCHEMA
 from serving.keys import KEY_VARIABLE
 from serving.store import open_store
@@ -280,6 +280,29 @@ def test_unfinished_files_of_killed_writers_go(world: World, monkeypatch: pytest
     monkeypatch.setattr(forgetting, "LEFTOVER_AGE_MS", -5_000)
     assert world.forget(ANNA)["clean"]
     assert not leftover.exists()
+
+
+def test_the_search_finds_every_kind_of_trace(either: World) -> None:
+    either.play([*happenings(), event("bad", NOW, ANNA, event_type="party")])
+    person = forgetting.Person(Pseudonyms(RING), NOW)
+    person.add(ANNA)
+    places = forgetting.Places(open_store(either.store), str(either.archive), (str(either.letters),), (), ())
+    found = verification.found_in(places, person.traces, NOW, lambda _: None)
+    store = open_store(either.store)
+    own = store.dump(pseudonym_of(RING.current, ANNA))
+    links = [cell for name in (HER_PHONE, SHARED) for cell in store.dump(pseudonym_of(RING.current, name)).identity]
+    anna = pseudonym_of(RING.current, ANNA).encode()
+    naming = [cell for cell in links if cell.qualifier[:1] == b"a" and anna in cell.qualifier]
+    assert found.traces["events"] == 6
+    assert found.traces["dead_letters"] == 1
+    derived = 2  # membership and profile
+    assert found.traces["cells"] == len(own.views) + len(own.identity) + derived + len(naming)
+    assert found.rows == {pseudonym_of(RING.current, name) for name in (HER_PHONE, SHARED)}
+    before_all = forgetting.Person(Pseudonyms(RING), NOW - 10 * DAY_MS)
+    before_all.add(ANNA)
+    earlier = verification.found_in(places, before_all.traces, before_all.at, lambda _: None)
+    assert earlier.traces == {}, "all of it is newer than that"
+    assert earlier.newer["events"] == 6
 
 
 def test_the_receipt_is_signed_and_names_nobody(world: World) -> None:
