@@ -62,14 +62,18 @@ def change_of(event: Event) -> Change | None:
 
 
 class News(NamedTuple):
-    """Identity cells to write, each once, by row; and the rows whose links they change."""
+    """Identity cells to write, each once, with their rows; the rows whose links they change; and sealed ids, by row.
+
+    A sealed id is written once it shows that its row hasn't got it.
+    """
 
     cells: dict[tuple[str, IdentityCell], None]
     relinked: set[str]
+    sealed: dict[str, IdentityCell]
 
 
 class Known:
-    """What this process has written of late, so that it isn't written with every event: links of pairs of ids, sealed ids.
+    """What this process has written of late, so that it isn't written with every event: links of pairs of ids.
 
     Also the pairs whose anonymous id is another user's.
 
@@ -79,16 +83,17 @@ class Known:
     def __init__(self) -> None:
         self._young: dict[int, int] = {}
         self._old: dict[int, int] = {}
-        self._sealed: dict[str, bytes] = {}
         self._full: dict[str, str] = {}
         self._conflicting: set[int] = set()
 
     def news(self, changes: Iterable[Change]) -> News:
         """What changes say that isn't known."""
-        news = News({}, set())
+        news = News({}, set(), {})
         for change in changes:
             for placed in change.cells:
-                if self._sealed.get(placed[0]) != placed[1].value and not self._knows(*placed):  # most are sealed ids
+                if placed[1].qualifier == SEALED:
+                    news.sealed[placed[0]] = placed[1]
+                elif not self._knows(*placed):
                     news.cells[placed] = None
                     if change.other is not None and placed[1].qualifier[:1] in _OF_LINKS:
                         news.relinked.update((change.key, change.other))
@@ -97,14 +102,10 @@ class Known:
     def written(self, cells: Iterable[tuple[str, IdentityCell]]) -> None:
         """Remember what these said: they are in the store now."""
         for row, cell in cells:
-            if cell.qualifier == SEALED:
-                self._sealed[row] = cell.value
-            elif (mark := _mark_of(row, cell)) is not None:
+            if (mark := _mark_of(row, cell)) is not None:
                 self._young[mark] = min(cell.time, self._young.get(mark, cell.time))
         if len(self._young) >= REMEMBERED // 2:
             self._old, self._young = self._young, {}
-        if len(self._sealed) >= REMEMBERED:
-            self._sealed.clear()
 
     def full(self, users: Mapping[str, str]) -> None:
         """Remember users to whom as many ids are linked as count, and the last of those: a "user" may be a million browsers."""
@@ -128,7 +129,7 @@ class Known:
 
     def clear(self) -> None:
         """Know nothing any more: somebody was forgotten, or links were undone."""
-        self._young, self._old, self._sealed, self._full = {}, {}, {}, {}
+        self._young, self._old, self._full = {}, {}, {}
         self._conflicting.clear()
 
     def _knows(self, row: str, cell: IdentityCell) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from schemas.identity import NEVER, NOBODY, Identity, digest_of, links_void_until, tombstone_of
-from schemas.profile_row import LINKED, SEALED, cells_of, link_cell, linked_cell
+from schemas.profile_row import LINKED, SEALED, cells_of, link_cell, linked_cell, sealed_cell
 from serving.store import Store, WindowRead
 from transforms.canary import Prepared
 from transforms.changes import Change
@@ -132,7 +132,15 @@ def clear_rows(store: Store, rules: Prepared, keys: Sequence[str], last: Collect
     for rows in (around, [key for key in people if key not in last], [key for key in people if key in last]):
         if rows:
             store.delete_identity([(key, column) for key in rows for column in idle.get(key, ())])
-            refresh_rows(store, rules, rows, relinked=rows, forgotten=people)
+            done = refresh_rows(store, rules, rows, relinked=rows, forgotten=people)
+            _seal_again(store, scene, done.unsealed.intersection(rows))
+
+
+def _seal_again(store: Store, scene: _Scene, rows: Collection[str]) -> None:
+    """Write back the sealed ids of rows that something new came into meanwhile: whoever wrote it may have seen them still there."""
+    sealed = [(key, sealed_cell(scene.identities[key].sealed)) for key in rows if scene.identities[key].sealed]
+    if sealed:
+        store.write_identity(sealed)
 
 
 class _Scene(NamedTuple):

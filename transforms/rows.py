@@ -36,13 +36,15 @@ _CACHED_PROFILES: Final = 1 << 16
 class Refreshed(NamedTuple):
     """What refreshing rows came to: keys that the store refused for good, and why; by row since when its views count (ms UTC).
 
-    ``full``: the last id that counts of users with as many as may be. ``owners``: whose rows are whose links changed.
+    ``full``: the last id that counts of users with as many as may be. ``owners``: whose the rows are whose links changed.
+    ``unsealed``: rows read that hold something, but not their own id.
     """
 
     refused: dict[str, str]
     counting_from: dict[str, int]  # only of rows whose person ever opted out
     full: dict[str, str]
     owners: dict[str, str | None]
+    unsealed: set[str]
 
 
 def views_of(cells: Sequence[ViewCell]) -> Views:
@@ -116,7 +118,10 @@ def refresh_rows(
         store.drop_membership(key, people.read.time)
     _tidy(store, people, [*keys, *people.keys], relinked)
     full = {key: linked[-1].other for key in people.keys if len(linked := counted(people.identity(key).linked)) == MAX_LINKS}
-    return Refreshed(refused, starts, full, {key: people.owner(key) for key in relinked})
+    owners = {key: people.owner(key) for key in relinked}
+    identities = people.read.identities
+    unsealed = {key for key, cells in people.read.cells.items() if not people.identity(key).sealed and (cells or key in identities)}
+    return Refreshed(refused, starts, full, owners, unsealed)
 
 
 def _update_of_person(person: Person, people: People, rules: Prepared, *, written: bool) -> RowUpdate | None:

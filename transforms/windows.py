@@ -121,8 +121,11 @@ class Maintainer:
         keys = list(dict.fromkeys([*touched, *(row for row, _ in news.cells if row not in lost)]))
         done = refresh_rows(store, rules, keys, news.relinked)
         lost |= done.refused
+        if missing := [(row, cell) for row, cell in news.sealed.items() if row in done.unsealed]:
+            lost |= {missing[refusal.position][0]: refusal.message for refusal in store.write_identity(missing)}
         refused |= {index: lost[key] for index, (key, _) in enumerate(views) if key in lost and index not in refused}
         for people in (found.forgotten, implied_people(store, found.implied)):
+            found.barred.extend(key for key in people if key in forgotten)
             if people := {key: time for key, time in people.items() if time > forgotten.get(key, NEVER)}:
                 forgotten |= forget_people(store, rules, people)
         if found.barred:  # whoever wrote them before the tombstone came may have been killed before it looked

@@ -226,11 +226,18 @@ class BigtableStore:
         base = RowFilterChain([_column(BASE, BASE_VIEWS), CellsColumnLimitFilter(1)])
         for row in self._read(keys, RowFilterUnion([speed, base, _WHO])):
             key = row.row_key.decode()
-            views = [ViewCell(cell.qualifier, cell.value) for cell in row if cell.family == SPEED]
-            of_archive = [view for cell in row if cell.family == BASE for view in decode_base(cell.value)]
+            views: list[ViewCell] = []
+            of_archive: list[ViewCell] = []
+            said: list[IdentityCell] = []
+            for cell in row:
+                if (family := cell.family) == SPEED:
+                    views.append(ViewCell(cell.qualifier, cell.value))
+                elif family == IDENTITY:
+                    said.append(_identity_cell(cell))
+                else:
+                    of_archive += decode_base(cell.value)
             cells[key] = united(views, of_archive, limit)
-            identity = identity_of(_identity_cells(row))
-            if identity != NOBODY:
+            if said and (identity := identity_of(said)) != NOBODY:
                 identities[key] = identity
         return WindowRead(time, cells, identities)
 
@@ -489,7 +496,11 @@ def _dump_of(row: Row | Iterable[Cell]) -> Dump:
 
 
 def _identity_cells(cells: Iterable[Cell]) -> list[IdentityCell]:
-    return [IdentityCell(cell.qualifier, cell.value, cell.timestamp_micros // 1000) for cell in cells if cell.family == IDENTITY]
+    return [_identity_cell(cell) for cell in cells if cell.family == IDENTITY]
+
+
+def _identity_cell(cell: Cell) -> IdentityCell:
+    return IdentityCell(cell.qualifier, cell.value, cell.timestamp_micros // 1000)
 
 
 def _column(family: str, first: bytes, last: bytes | None = None) -> RowFilter:
