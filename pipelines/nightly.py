@@ -36,6 +36,7 @@ from schemas.instants import DAY_MS, clock_ms, date_of, parse_date
 from schemas.quality import Thresholds, parse_thresholds
 from schemas.release import Release
 from schemas.safe_yaml import MAX_BYTES
+from schemas.tables import PEOPLE
 from serving.store import check_uri, open_store
 from serving.withdrawn import WITHDRAWN, encode_withdrawn
 from transforms.archive_files import check_archive_path, dates_of
@@ -215,7 +216,7 @@ def _night(config: Config, options: Any, given: Given, date: str) -> Outcome:
         "date": date,
         "rule_version": given.release.active.version,
         "events": night.days[date].events if date in night.days else 0,
-        "people": night.people,
+        "people": {name: night.people.get(name, 0) for name in PEOPLE.names[1:]},
         "verdict": verdict_document(verdict, config.override),
         "segments": segments.drop_columns(["date", "rule_version"]).to_pylist(),
         **outcome.document,

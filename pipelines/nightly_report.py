@@ -78,8 +78,8 @@ def show(document: Mapping[str, Any], verdict: Verdict, override: str | None) ->
         out.print(f"parity: {agree:,} of {compared:,} rows agree" + (f"; {others}" if others else ""))
     people = document["people"]
     out.print(
-        f"people: {people.get('links', 0):,} linked ids, {people.get('conflicts', 0):,} of them seen with other users too; "
-        f"{people.get('opted_out', 0):,} people opted out"
+        f"people: {people['links']:,} linked ids; {people['conflicts']:,} ids seen with other users too; "
+        f"{people['opted_out']:,} have opted out"
     )
     if document["published"] is not None:
         out.print(f"{document['published']:,} rows published")
