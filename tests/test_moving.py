@@ -176,6 +176,25 @@ def test_who_was_moved_stays_moved_when_a_writer_still_writes_with_the_old_key(s
     assert len(store.dump(NEW_FIRST("ann")).views) == 7
 
 
+def test_of_two_writers_that_meet_the_old_row_keeps_no_membership(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    # 1 (2)   append ─ read ──────────────────────── write membership ─ look again ─ move
+    # 2 (1)                  append ─ read ─ move
+    write, met = store.write_memberships, list[bool]()
+
+    def late(updates: Any) -> Any:
+        if not met:
+            met.append(True)
+            streamed(store, NEW_FIRST, [event_of(61)])
+        return write(updates)
+
+    monkeypatch.setattr(store, "write_memberships", late)
+    streamed(store, OLD_FIRST, EVENTS[:6])
+    assert list(store.keys()) == [NEW_FIRST("ann")]
+    row = store.read_row(NEW_FIRST("ann"))
+    assert row.profile is not None
+    assert row.profile.views == 7
+
+
 def test_nobody_is_moved_before_a_key_writes(store: Store) -> None:
     streamed(store, OLD_FIRST, EVENTS)
     assert versions(store) == {1}

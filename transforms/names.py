@@ -35,9 +35,9 @@ class Names:
         if key in self._all or not sealed:
             return
         raw_id = self._pseudonyms.opened(sealed)
-        names = () if raw_id is None else self._pseudonyms.names(raw_id)
-        if raw_id is not None and key in names:
-            for name in names:
+        if raw_id is not None:
+            names = self._pseudonyms.names(raw_id)
+            for name in names:  # of whose they are: the key isn't among them where somebody claims what isn't so
                 self._all[name], self._raw[name] = names, raw_id
 
     def learn_identity(self, key: str, identity: Identity) -> None:
