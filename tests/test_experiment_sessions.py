@@ -16,11 +16,14 @@ import pytest
 from pipelines import analyse, archive, experiment, power, simulate
 from schemas.errors import ConfigError, StoppedError, StoreError
 from schemas.exposure import Exposure, Offer
+from schemas.identity import tombstone_of
 from schemas.instants import DAY_MS, HOUR_MS, MINUTE_MS, format_instant, parse_date
+from schemas.ledger import entry_of_tombstone
 from schemas.pseudonym import Pseudonyms, ring_of
 from schemas.sessions import COLUMNS, SCHEMA
 from serving.keys import KEY_VARIABLE
 from tests.session_logs import Logged, click, exposure, rows_by_hand, text_of
+from transforms.ledger import change_ledger, with_entries
 from transforms.session_files import pending_table, put_in_place, write_sessions
 from transforms.session_found import Plan
 from transforms.session_rows import Row
@@ -406,3 +409,60 @@ def test_what_is_simulated_is_an_exposure_in_the_archive(tmp_path: Path, capsys:
             body = msgspec.json.decode(each["experiment"], type=Exposure)
             assert body.unit == each["user"]
             assert text_of(body) == json.dumps(json.loads(each["experiment"]), sort_keys=True)
+
+
+# --- people --------------------------------------------------------------------------------------------------------------
+
+
+def of_device(sent: bytes, device: str, **more: Any) -> bytes:
+    """The message as of a visitor who hasn't signed in."""
+    event = json.loads(sent) | {"user_id": None, "anonymous_id": device} | more
+    if event.get("pseudonymised"):
+        event["anonymous_id"] = PSEUDONYM(device)
+    return json.dumps(event).encode()
+
+
+def both(sent: bytes, device: str) -> bytes:
+    return json.dumps(json.loads(sent) | {"anonymous_id": device}).encode()
+
+
+def test_who_signs_in_is_no_other_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sent = [
+        of_device(message("listing_view", 1, NOON - HOUR_MS, "ann", "before", listing="l1"), "phone"),
+        of_device(message("listing_view", 2, NOON - HOUR_MS, "ann", "before", listing="l2"), "phone"),
+        of_device(shown(3, NOON, "phone", "s1", unit_kind="user"), "phone"),
+        both(message("identify", 4, NOON + 1, "ann", "s1"), "phone"),
+        message("listing_view", 5, NOON + 2, "ann", "s1", listing="l3"),
+        message("lead", 6, NOON + 3, "ann", "s1"),
+    ]
+    archived(tmp_path, sent, capsys=capsys)
+    assert sessions(tmp_path, "--experiment", "first", "--json") == 0
+    (row,) = rows_in(tmp_path / "sessions.parquet")
+    assert (row.user_id, row.session_id) == (PSEUDONYM("ann"), "s1")
+    assert (row.vehicles_viewed, row.lead, row.pre_vehicles) == (1.0, 1.0, 2.0)
+
+
+def test_exposures_of_who_has_opted_out_stay_and_their_views_go(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sent = [
+        shown(1, NOON, "ann", "s1"),
+        message("listing_view", 2, NOON + 2, "ann", "s1", listing="l3"),
+        message("opt_out", 3, NOON + 3, "ann", "s1"),
+        shown(4, NOON, "bob", "s2"),
+        message("listing_view", 5, NOON + 2, "bob", "s2", listing="l3"),
+    ]
+    archived(tmp_path, sent, capsys=capsys)
+    assert sessions(tmp_path, "--experiment", "first", "--json") == 0
+    assert {row.session_id: (row.impressions, row.vehicles_viewed) for row in rows_in(tmp_path / "sessions.parquet")} == {
+        "s1": (1.0, 0.0),
+        "s2": (1.0, 1.0),
+    }
+
+
+def test_nothing_of_the_forgotten_is_in_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = archived(tmp_path, [shown(1, NOON, "ann", "s1"), shown(2, NOON, "bob", "s2")], capsys=capsys)
+    grave = entry_of_tombstone(tombstone_of(PSEUDONYM("ann"), NOON))
+    change_ledger(str(folder), lambda ledger: with_entries(ledger, [grave]))
+    assert sessions(tmp_path, "--experiment", "first", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["rows"], document["exposures"]["read"]) == (1, 1)
+    assert [row.user_id for row in rows_in(tmp_path / "sessions.parquet")] == [PSEUDONYM("bob")]
