@@ -200,22 +200,25 @@ def _told(table: pa.Table, names: Mapping[str, str], graves: dict[bytes, int]) -
 
 
 def _evidence(coded: _Coded, rows: Ints) -> Ints:
-    """Of these links the rows of ``schemas.identity.evidence_of``, in order of key, other and time."""
-    keys, others, times = coded.keys[rows], coded.others[rows], coded.times[rows]
-    order = np.lexsort((_event_ranks(coded, rows), times, others, keys))
-    rows, keys, others, days = rows[order], keys[order], others[order], times[order] // DAY_MS
+    """Of these links the rows of ``schemas.identity.evidence_of``, in order of key, time, event id and user."""
+    rows = _in_order(coded, rows)
+    by_pair = np.argsort(coded.keys[rows] * len(coded.ids) + coded.others[rows], kind="stable")
+    keys, others, days = coded.keys[rows][by_pair], coded.others[rows][by_pair], coded.times[rows][by_pair] // DAY_MS
     newest = np.full(len(coded.ids), NEVER, np.int64)
     np.maximum.at(newest, keys, days)
     recent = days > newest[keys] - EVIDENCE_DAYS
-    return np.asarray(rows[_changes(keys, others, days) & (_changes(keys, others) | recent)])
+    kept = _changes(keys, others, days) & (_changes(keys, others) | recent)
+    return np.asarray(rows[np.sort(by_pair[kept])])
 
 
 def _owners(told: _Coded, links: Ints) -> tuple[Ints, Ints, Flags]:
-    """By id: of whom it is by its first link (-1: nobody), since when, and whether that one is their own and it counts."""
+    """By id: of whom it is by its first link (-1: nobody), since when, and whether that one is their own and it counts.
+
+    ``links`` are in order, see ``_evidence``.
+    """
     ranks = _ranks(told.ids)
     keys, others, times = told.keys[links], told.others[links], told.times[links]
-    order = np.lexsort((ranks[others], _event_ranks(told, links), times, keys))
-    first = order[_changes(keys[order])]
+    first = np.flatnonzero(_changes(keys))
     owners, since = np.full(len(told.ids), -1, np.int64), np.full(len(told.ids), NEVER, np.int64)
     owners[keys[first]], since[keys[first]] = others[first], times[first]
     by_user = np.lexsort((ranks[keys], others))
@@ -310,15 +313,18 @@ def _changes(*columns: NDArray[Any]) -> Flags:
     return new
 
 
-def _event_ranks(coded: _Coded, rows: Ints) -> Ints:
-    """The order of the links' event ids, where it matters: among links of an id at one instant."""
+def _in_order(coded: _Coded, rows: Ints) -> Ints:
+    """Links in order of key, time, event id and user."""
     keys, times = coded.keys[rows], coded.times[rows]
     order = np.lexsort((times, keys))
-    same = ~_changes(keys[order], times[order])
-    tied = order[same | np.append(same[1:], False)] if len(order) else order
-    ranks = np.zeros(len(rows), np.int64)
-    ranks[tied] = _ranks(coded.table["event_id"].take(pa.array(rows[tied])).combine_chunks())
-    return ranks
+    rows, keys, times = rows[order], keys[order], times[order]
+    same = ~_changes(keys, times)
+    tied = np.flatnonzero(same | np.append(same[1:], False)[: len(same)])
+    if len(tied):
+        events = _ranks(coded.table["event_id"].take(pa.array(rows[tied])).combine_chunks())
+        users = _ranks(coded.ids.take(pa.array(coded.others[rows[tied]])))
+        rows[tied] = rows[tied][np.lexsort((users, events, times[tied], keys[tied]))]
+    return np.asarray(rows)
 
 
 def _ranks(texts: pa.Array) -> Ints:
