@@ -25,13 +25,25 @@ from schemas.instants import DAY_MS
 from schemas.ledger import LINK, OPT_IN, OPT_OUT, SCHEMA, TOMBSTONE
 from schemas.pseudonym import version_of
 
+_TEXT: Final = pa.dictionary(pa.int32(), pa.string())
+EVIDENCE: Final = pa.schema(  # a ledger's columns, texts that repeat as dictionaries
+    [
+        ("kind", _TEXT),
+        ("key", _TEXT),
+        ("time", pa.int64()),
+        ("event_id", pa.large_string()),
+        ("event_type", _TEXT),
+        ("other", _TEXT),
+        ("sealed", pa.large_binary()),
+        ("sealed_other", pa.large_binary()),
+    ]
+)
 NAMES: Final = pa.schema([("id", pa.string()), ("sealed", pa.binary())])
 FORGET: Final = "forget"
 _CONSENTS: Final = (OPT_IN, OPT_OUT)
 _IDS: Final = ("user_id", "anonymous_id")
 _SEALED: Final = ("sealed_user_id", "sealed_anonymous_id")
 _CODED: Final = ["event_type", *_IDS]
-_TEXT: Final = pa.dictionary(pa.int32(), pa.string())
 _NOTHING: Final = {pa.string(): "", pa.binary(): b"", pa.int32(): 0, pa.int64(): 0}
 _PLAIN: Final = CompressionTypes.UNCOMPRESSED
 
@@ -48,7 +60,7 @@ class Asked(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """What some events say: entries of a ledger, ``SCHEMA``, in no order; and ids with what they are sealed, as ``NAMES``."""
+    """What some events say: entries of a ledger, as ``EVIDENCE``, in no order; and ids with what they are sealed, as ``NAMES``."""
 
     said: pa.Table
     names: pa.Table
@@ -58,6 +70,7 @@ def read_evidence(paths: Sequence[str], asked: Asked) -> Evidence:
     """The evidence in some files; ``ConfigError`` names the one that can't be read."""
     parts = [part for path in paths for part in _read(path, asked)]
     said = pa.concat_tables([SCHEMA.empty_table(), *(part.said for part in parts)])
+    said = said.combine_chunks().select(EVIDENCE.names).cast(EVIDENCE)
     return Evidence(said, _distinct(pa.concat_tables([NAMES.empty_table(), *(part.names for part in parts)])))
 
 

@@ -19,25 +19,13 @@ from schemas.identity import EVIDENCE_DAYS, FOR_EVER, MAX_LINKS, NEVER, Said, Vo
 from schemas.instants import DAY_MS
 from schemas.ledger import LINK, OPT_IN, OPT_OUT, TOMBSTONE, UNLINK
 from transforms.event_columns import hashes_of
+from transforms.evidence import EVIDENCE
 from transforms.ledger import void_until
 
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 GATHERED_ROWS: Final = 1 << 20  # of evidence, before what says nothing is left out
-_TEXT: Final = pa.dictionary(pa.int32(), pa.string())
-_GATHERED: Final = pa.schema(
-    [
-        ("kind", _TEXT),
-        ("key", _TEXT),
-        ("time", pa.int64()),
-        ("event_id", pa.large_string()),
-        ("event_type", _TEXT),
-        ("other", _TEXT),
-        ("sealed", pa.large_binary()),
-        ("sealed_other", pa.large_binary()),
-    ]
-)
 WHOSE: Final = pa.schema(
     [
         ("hash", pa.uint64()),
@@ -48,7 +36,7 @@ WHOSE: Final = pa.schema(
         ("forgotten", pa.int64()),
     ]
 )
-SAID: Final = pa.schema([("person", pa.string()), ("start", pa.int64()), ("theirs", pa.bool_()), *_GATHERED])
+SAID: Final = pa.schema([("person", pa.string()), ("start", pa.int64()), ("theirs", pa.bool_()), *EVIDENCE])
 
 
 class KnownPeople(NamedTuple):
@@ -82,13 +70,15 @@ def gathered(parts: Iterable[pa.Table], graves: dict[bytes, int]) -> pa.Table:
 
     The first part must have what undoes links.
     """
-    kept, waiting = _GATHERED.empty_table(), 0
+    kept, waiting = EVIDENCE.empty_table(), 0
     pending: list[pa.Table] = []
     for part in parts:
-        buried = part.filter(pc.equal(part["kind"], TOMBSTONE))
+        part = part.select(EVIDENCE.names).cast(EVIDENCE)
+        is_grave = pc.equal(part["kind"].cast(pa.string()), TOMBSTONE)
+        buried = part.filter(is_grave)
         for digest, time in zip(buried["key"].to_pylist(), buried["time"].to_pylist(), strict=True):
             bury(graves, bytes.fromhex(digest), time)
-        pending.append(part.filter(pc.not_equal(part["kind"], TOMBSTONE)).select(_GATHERED.names).cast(_GATHERED))
+        pending.append(part.filter(pc.invert(is_grave)))
         waiting += len(pending[-1])
         if waiting > max(GATHERED_ROWS, len(kept)):
             kept, pending, waiting = _told(pa.concat_tables([kept, *pending]), {}, graves).table, [], 0
@@ -274,7 +264,7 @@ def _by_hash(table: pa.Table) -> pa.Table:
 def _said(told: _Coded, persons: Ints, starts: Ints, owners: Ints, theirs: Flags) -> pa.Table:
     whose = persons[told.keys]
     links = told.is_kind(LINK)
-    columns = {name: told.table[name] for name in _GATHERED.names}
+    columns = {name: told.table[name] for name in EVIDENCE.names}
     columns |= {
         "person": told.ids.take(pa.array(whose)),
         "start": pa.array(starts[whose]),
