@@ -174,6 +174,8 @@ class SegmentReader:
     async def _found(self, keys: Sequence[str], until_s: float) -> _Found:
         rows: dict[str, Loaded] = {key: kept for key in keys if (kept := self._cache.get(key)) is not None}
         missing = [key for key in keys if key not in rows]
+        if missing and self._several_keys:  # all at once: between two reads a row may be moved from one name to the other
+            missing = list(keys)
         if missing:
             rows.update(zip(missing, await self._loader.load_all(missing, until_s), strict=True))
         return _Found([rows[key] for key in keys], "store" if missing else "cache")

@@ -498,3 +498,14 @@ def test_under_several_keys_a_user_and_their_browser_are_still_read_in_one_call(
         assert sorted(rows.asked) == ["1:ann", "1:browser", "k:ann", "k:browser"]
 
     played(play, keys=2)
+
+
+def test_under_several_keys_no_name_is_taken_from_the_cache_while_another_is_read() -> None:
+    async def play(reader: SegmentReader, rows: PlayedRows) -> None:
+        rows.held = {"1:browser": linked("1:browser", "k:bob"), "1:bob": row("1:bob", "van")}
+        await reader.read("browser", now=NOW)  # keeps that k:bob isn't there
+        rows.held = {"k:bob": row("k:bob", "van")}  # moved
+        found = await reader.read("bob", now=NOW)
+        assert [segment.name for segment in found.segments] == ["van"]
+
+    played(play, keys=2)
