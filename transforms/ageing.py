@@ -17,7 +17,7 @@ from apache_beam.io.filesystems import FileSystems
 from schemas.dead_letter import DeadLetter
 from schemas.identity import FOR_EVER, NEVER, Link, evidence_of
 from schemas.instants import DAY_MS, date_of, parse_instant
-from schemas.ledger import LINK, UNLINK, Entry, entries_in, ledger_of
+from schemas.ledger import LINK, SCHEMA, UNLINK, Entry, entries_in, ledger_of
 from schemas.profile_row import GARBAGE_AGE_MS, RETENTION_MS, SEALED, SPEED, Membership
 from serving.store import Dump, Store
 from serving.store.cells import all_cells
@@ -66,7 +66,7 @@ def remove_date(archive: str, old: OldDate) -> None:
     """
     for start in range(0, len(old.files), _FILES_AT_ONCE):
         said = read_evidence(old.files[start : start + _FILES_AT_ONCE], Asked(FOR_EVER, sealed=True)).said
-        change_ledger(archive, lambda ledger, said=said: told(pa.concat_tables([ledger, said])))  # type: ignore[misc]
+        change_ledger(archive, lambda ledger, said=said: told(pa.concat_tables([ledger, said.cast(SCHEMA)])))  # type: ignore[misc]
     for path in old.files:
         if FileSystems.exists(path):
             FileSystems.delete([path])
