@@ -25,6 +25,7 @@ VIEW: Final = "listing_view"
 FORGET: Final = "forget"
 _CONSENTS: Final = {"opt_out": True, "opt_in": False}
 REMEMBERED: Final = 300_000
+_AFTER_ALL: Final = "\U0010ffff"
 _OF_LINKS: Final = (LINKS, LINKED)
 
 
@@ -133,13 +134,20 @@ class Known:
         self._conflicting.clear()
 
     def _knows(self, row: str, cell: IdentityCell) -> bool:
-        if cell.qualifier[:1] == LINKED and row in self._full and cell.qualifier[1:].decode() > self._full[row]:
+        if self._full and self._is_beyond(row, cell):
             return True
         mark = _mark_of(row, cell)
         if mark is None:
             return False
         known = min((known for each in (self._young, self._old) if (known := each.get(mark)) is not None), default=None)
         return known is not None and (known < cell.time or cell.time == 0)
+
+    def _is_beyond(self, row: str, cell: IdentityCell) -> bool:
+        """Whether it is of a link to a user who has enough."""
+        kind = cell.qualifier[:1]
+        if kind == LINKED:
+            return cell.qualifier[1:].decode() > self._full.get(row, _AFTER_ALL)
+        return kind == LINKS and row > self._full.get(cell.qualifier.rpartition(b"\0")[2].decode(), _AFTER_ALL)
 
 
 def _mark_of(row: str, cell: IdentityCell) -> int | None:

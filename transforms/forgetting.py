@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from schemas.identity import NEVER, NOBODY, Identity, digest_of, links_void_until, tombstone_of
+from schemas.identity import MAX_LINKS, NEVER, NOBODY, Identity, Linked, digest_of, links_void_until, tombstone_of
 from schemas.profile_row import LINKED, SEALED, cells_of, link_cell, linked_cell, sealed_cell
 from serving.store import Store, WindowRead
 from transforms.canary import Prepared
@@ -97,6 +97,17 @@ def forget_people(store: Store, rules: Prepared, people: Mapping[str, int]) -> d
 
     What is newer stays. On a shared device nobody can tell whose the views without a user were: they go too.
     """
+    everybody: dict[str, int] = {}
+    seen: dict[str, tuple[Linked, ...]] = {}
+    while True:
+        everybody |= _forget_those_seen(store, rules, people)
+        left = {key: identity.linked for key, identity in store.read_windows(list(people), 1).identities.items()}
+        if left == seen or not any(len(linked) > MAX_LINKS for linked in left.values()):  # more than a store may tell at once
+            return everybody
+        seen = left
+
+
+def _forget_those_seen(store: Store, rules: Prepared, people: Mapping[str, int]) -> dict[str, int]:
     everybody: dict[str, int] = {}
     found = dict(people)
     while found:

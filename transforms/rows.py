@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from schemas.identity import FOR_EVER, MAX_LINKS, NEVER, counted, emptied_until, evidence_of
+from schemas.identity import FOR_EVER, MAX_LINKS, NEVER, Identity, Linked, counted, emptied_until, evidence_of
 from schemas.instants import LAST_INSTANT_MS
 from schemas.profile_row import (
     RETENTION_MS,
@@ -116,7 +116,7 @@ def refresh_rows(
     refused = {updates[refusal.position].key: refusal.message for refusal in store.write_memberships(updates)}
     for key in {*keys, *people.keys}.intersection(forgotten).difference(update.key for update in updates):
         store.drop_membership(key, people.read.time)
-    _tidy(store, people, [*keys, *people.keys], relinked)
+    _tidy(store, rules, people, [*keys, *people.keys], relinked, forgotten)
     full = {key: linked[-1].other for key in people.keys if len(linked := counted(people.identity(key).linked)) == MAX_LINKS}
     owners = {key: people.owner(key) for key in relinked}
     identities = people.read.identities
@@ -149,8 +149,15 @@ def _oldest_kept(key: str, people: People) -> int:
     return cells[0].time - RETENTION_MS if cells else NEVER
 
 
-def _tidy(store: Store, people: People, keys: Sequence[str], relinked: Collection[str]) -> None:
-    """Remove views that an opt-out of their own row emptied it of, and links that say nothing that others don't."""
+def _tidy(
+    store: Store,
+    rules: Prepared,
+    people: People,
+    keys: Sequence[str],
+    relinked: Collection[str],
+    forgotten: Collection[str],
+) -> None:
+    """Remove views that an opt-out of their own row emptied it of, and links that say nothing, or nothing that others don't."""
     for key in dict.fromkeys(key for key in keys if people.identity(key).said):
         until, cells = emptied_until(people.identity(key).said), people.read.cells.get(key)
         if until != NEVER and cells and cells[-1].time <= until:
@@ -158,15 +165,48 @@ def _tidy(store: Store, people: People, keys: Sequence[str], relinked: Collectio
     idle = [(key, column) for key in dict.fromkeys([*relinked, *people.keys]) for column in _idle_links(people, key)]
     if idle:
         store.delete_identity(idle)
+    beyond = [(key, linked) for key in people.keys for linked in _beyond(people.identity(key))]
+    if beyond:
+        _cut_off(store, rules, beyond)
+    loose = (
+        [(key, column) for key in people.keys if key not in forgotten for column in _loose_ends(people, key)] if relinked else []
+    )
+    if loose:
+        store.delete_identity(loose)
 
 
 def _idle_links(people: People, key: str) -> list[bytes]:
     identity = people.identity(key)
-    if len(identity.links) + len(identity.linked) < 2 and identity.unlinked == NEVER:
+    if len(identity.links) < 2 and identity.unlinked == NEVER:
         return []
     idle = set(identity.links).difference(evidence_of(identity.links, identity.unlinked))
-    beyond = set(identity.linked).difference(counted(identity.linked))
-    return [*(link_cell(link).qualifier for link in idle), *(linked_cell(linked).qualifier for linked in beyond)]
+    return [link_cell(link).qualifier for link in idle]
+
+
+def _beyond(identity: Identity) -> list[Linked]:
+    """Ids linked to a user beyond those that count."""
+    return sorted(identity.linked)[MAX_LINKS:]
+
+
+def _cut_off(store: Store, rules: Prepared, beyond: Sequence[tuple[str, Linked]]) -> None:
+    """Undo links to users who have more than count: ids that are no part of them are by themselves, and no row says otherwise."""
+    pairs = {(linked.other, key) for key, linked in beyond}
+    others = list(dict.fromkeys(linked.other for _, linked in beyond))
+    links = [(key, link) for key, identity in store.read_windows(others, 1).identities.items() for link in identity.links]
+    store.delete_identity([(key, link_cell(link).qualifier) for key, link in links if (key, link.other) in pairs])
+    store.delete_identity([(key, linked_cell(linked).qualifier) for key, linked in beyond])
+    refresh_rows(store, rules, others, relinked=others)
+
+
+def _loose_ends(people: People, key: str) -> list[bytes]:
+    """What a user's row says of ids whose rows, where they were read, have no link to it any more: it was undone."""
+    found = []
+    for linked in counted(people.identity(key).linked):
+        if linked.other in people.read.cells and all(
+            link.other != key or link.time <= people.identity(linked.other).unlinked for link in people.identity(linked.other).links
+        ):
+            found.append(linked_cell(linked).qualifier)
+    return found
 
 
 @functools.lru_cache(_CACHED_PROFILES)

@@ -1,0 +1,179 @@
+"""Forgetting in the store, case by case: what the random interleavings of ``tests/test_identity_laws.py`` seldom come to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from schemas.identity import MAX_LINKS, digest_of
+from schemas.instants import DAY_MS, HOUR_MS, clock_ms
+from schemas.profile_row import unlinked_cell
+from serving.store import Store, open_store
+from tests.people import PSEUDONYMS, RULES, Killed, Stream, changes_of, faults_of, killed, marks_of
+from tests.reference_people import Happening, left_of
+from transforms.forgetting import Graves, forget_people
+from transforms.rows import refresh_rows
+
+pytestmark = pytest.mark.alone
+
+START = clock_ms() // DAY_MS * DAY_MS - 5 * DAY_MS
+ELECTRIC = {"fuel_type": "electric"}
+
+
+@pytest.fixture
+def store(store_uri: str) -> Iterator[Store]:
+    store = open_store(store_uri)
+    store.init()
+    yield store
+    store.close()
+
+
+def event(number: int, kind: str, hours: float, user: str | None = None, anonymous: str | None = None) -> Happening:
+    return Happening(f"e{number:04}", kind, START + int(hours * HOUR_MS), user, anonymous, ELECTRIC)
+
+
+ANN, WIM, VAL, PHONE, GUEST = "ann@home", "wim@home", "val@home", "phone@home", "guest@home"
+
+
+def dumped(store: Store) -> str:
+    """All that rows hold."""
+    return "\n".join(f"{key} {store.dump(key)} {store.read_row(key)}" for key in store.keys())
+
+
+def is_in(raw_id: str, store: Store) -> bool:
+    text = dumped(store)
+    return any(repr(mark)[2:-1] in text for mark in marks_of(raw_id))
+
+
+SHARED_DEVICE = [
+    event(1, "listing_view", 1, anonymous=PHONE),
+    event(2, "identify", 2, WIM, PHONE),
+    event(3, "identify", 3, ANN, PHONE),
+    event(4, "listing_view", 3, WIM),
+    event(5, "listing_view", 5, anonymous=PHONE),
+    event(6, "listing_view", 30, anonymous=PHONE),
+    event(7, "forget", 6, ANN),
+]
+
+
+def test_on_a_shared_device_the_anonymous_views_go_and_the_other_user_stays(store: Store) -> None:
+    # phone ─ view ─ Wim ─ Ann ─── view ─ forget(Ann) ──────── view
+    Stream(store).take(changes_of(SHARED_DEVICE))
+    assert faults_of(store, left_of(SHARED_DEVICE)) == []
+    row = store.read_row(PSEUDONYMS(WIM))
+    assert row.profile is not None
+    assert row.profile.views == 1, "the anonymous views no longer count for the one whose device it was"
+    assert set(store.keys()) == {PSEUDONYMS(PHONE), PSEUDONYMS(WIM)}
+    assert not is_in(ANN, store)
+
+
+@pytest.mark.parametrize("when", ["before", "after", "half"])
+def test_killed_at_any_call_and_done_again_it_comes_to_the_same(sqlite_store_uri: str, when: str) -> None:
+    store = open_store(sqlite_store_uri)
+    store.init()
+    calls = 0
+    for call in range(200):
+        store.forget(list(store.keys()))
+        stream = Stream(store)
+        stream.take(changes_of(SHARED_DEVICE[:-1]))
+        stream.store.at(call, when, killed)
+        try:
+            stream.take(changes_of(SHARED_DEVICE[-1:]))
+        except Killed:
+            calls += 1
+            stream.restart()
+            stream.take(changes_of(SHARED_DEVICE[-1:]))
+        assert faults_of(store, left_of(SHARED_DEVICE)) == [], f"killed {when} call {call}"
+        assert not is_in(ANN, store), f"killed {when} call {call}"
+        if stream.store.quiet():
+            break
+    assert calls > 10
+    store.close()
+
+
+def test_a_user_of_more_browsers_than_count_is_forgotten_whole(store: Store) -> None:
+    others = [f"b{number:03}" for number in range(3 * MAX_LINKS)]
+    events = [event(number, "listing_view", 1, GUEST, other) for number, other in enumerate(others)]
+    views = [event(1_000 + number, "listing_view", 0.5, None, other) for number, other in enumerate(others)]
+    stream = Stream(store)
+    for number in range(0, len(events), 50):
+        stream.take(changes_of([*views[number : number + 50], *events[number : number + 50]]))
+    for _ in range(3):  # what lies beyond what a store reads at once is cut off bit by bit
+        refresh_rows(store, RULES, [PSEUDONYMS(GUEST)])
+    rows = store.read_rows([PSEUDONYMS(other) for other in others])
+    aliases = {key for key, row in rows.items() if row.emptied == "alias"}
+    assert aliases == set(sorted(rows)[:MAX_LINKS]), "the first hundred by pseudonym, whatever the order of arrival"
+    assert all(row.profile is not None and row.link is None for key, row in rows.items() if key not in aliases)
+    row = store.read_row(PSEUDONYMS(GUEST))
+    assert row.profile is not None
+    assert row.profile.views == len(others) + MAX_LINKS
+    stream.take(changes_of([event(9_000, "forget", 2, GUEST)]))
+    assert not is_in(GUEST, store)
+    assert len(list(store.keys())) == len(others) - MAX_LINKS
+
+
+def test_even_when_nobody_has_cut_any_off_yet(store: Store) -> None:
+    others = [f"b{number:03}" for number in range(3 * MAX_LINKS)]
+    events = [event(number, "identify", 1, GUEST, other) for number, other in enumerate(others)]
+    Stream(store).take(changes_of([*events, event(9_000, "forget", 2, GUEST)]))
+    assert not is_in(GUEST, store)
+
+
+def test_an_anonymous_id_whose_link_was_undone_stays_when_the_user_is_forgotten(store: Store) -> None:
+    anonymous, user = PSEUDONYMS(PHONE), PSEUDONYMS(ANN)
+    Stream(store).take(changes_of([event(1, "listing_view", 1, None, PHONE), event(2, "identify", 2, ANN, PHONE)]))
+    store.write_identity([(anonymous, unlinked_cell(START + 3 * HOUR_MS))])
+    store.bury([])
+    refresh_rows(store, RULES, [anonymous], relinked=[anonymous])
+    row = store.read_row(anonymous)
+    assert (row.link, row.profile is not None, store.read_row(user).emptied) == (None, True, "no_views")
+    assert anonymous not in str(store.dump(user)), "nothing says any more whom the user was taken for"
+    assert forget_people(store, RULES, {user: START + 9 * HOUR_MS}) == {user: START + 9 * HOUR_MS}
+    assert not is_in(ANN, store)
+    assert store.read_row(anonymous) == row
+
+
+def test_a_tombstone_tells_nothing_but_whether_it_is_of_an_id(store: Store) -> None:
+    key = PSEUDONYMS(ANN)
+    forget_people(store, RULES, {key: START})
+    (tombstone,) = store.tombstones()
+    assert (tombstone.digest, tombstone.version, tombstone.time) == (digest_of(key), 1, START)
+    assert key.partition(":")[2][:8] not in str(tombstone)
+    graves = Graves()
+    assert (bool(graves), graves.look(store), graves.look(store), bool(graves)) == (False, True, False, True)
+    assert (graves.time_of(key), graves.among([key, "1:other"])) == (START, {key: START})
+
+
+def test_a_late_copy_stays_out_and_what_is_newer_comes_in(store: Store) -> None:
+    stream = Stream(store)
+    stream.take(changes_of([event(9, "forget", 5, ANN)]))
+    done = stream.maintainer.maintain(RULES, changes_of([event(1, "listing_view", 5, ANN), event(2, "listing_view", 6, ANN)]))
+    assert (done.new, done.copies, done.unwanted["forgotten"]) == (1, 0, 1)
+    row = store.read_row(PSEUDONYMS(ANN))
+    assert row.profile is not None
+    assert row.profile.views == 1
+
+
+def test_a_forget_with_both_ids_is_of_the_browser_too(store: Store) -> None:
+    stream = Stream(store)
+    stream.take(changes_of([event(1, "listing_view", 1, None, PHONE), event(2, "forget", 2, ANN, PHONE)]))
+    assert list(store.keys()) == []
+    assert not is_in(PHONE, store)
+
+
+def test_views_of_who_opted_out_are_counted_as_refused(store: Store) -> None:
+    stream = Stream(store)
+    events = [event(1, "listing_view", 1, ANN), event(2, "opt_out", 2, ANN), event(3, "listing_view", 3, ANN)]
+    done = stream.maintainer.maintain(RULES, changes_of(events))
+    assert (done.new, done.copies, done.unwanted) == (0, 0, {"forgotten": 0, "opted_out": 2})
+    assert store.read_row(PSEUDONYMS(ANN)).emptied == "opted_out"
+    done = stream.maintainer.maintain(RULES, changes_of([event(4, "opt_in", 2.5, ANN), events[2]]))
+    assert (done.new, done.copies, done.unwanted) == (0, 1, {"forgotten": 0, "opted_out": 0})
+
+
+def test_conflicts_are_counted_also_when_the_link_is_known(store: Store) -> None:
+    stream = Stream(store)
+    first, second, again = (event(n, "identify", hours, user, PHONE) for n, hours, user in ((1, 1, ANN), (2, 2, VAL), (3, 3, VAL)))
+    counted = [stream.maintainer.maintain(RULES, changes_of([each])).conflicts for each in (first, second, again, first)]
+    assert counted == [0, 1, 1, 0]
