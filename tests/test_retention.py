@@ -137,6 +137,15 @@ def test_killed_anywhere_the_rest_goes_the_next_time_and_nothing_is_lost(
     assert set(archived(tmp_path)) == {"e9"}
 
 
+def test_a_forget_that_version_0_1_0_archived_becomes_a_tombstone(tmp_path: Path) -> None:
+    put(tmp_path, seen(1, OLD, "u1", kind="forget"), seen(2, OLD - 1, "u1", "a1"), seen(3, NOW, None, "a1"))
+    retained(tmp_path)
+    (entry,) = [entry for entry in entries_in(read_ledger(str(tmp_path))) if entry.key == tombstone_of(p("u1"), OLD).digest.hex()]
+    assert (entry.time, entry.version) == (OLD, 1)
+    assert {kind for kind, *_ in said_in(tmp_path)} == {TOMBSTONE}
+    assert set(archived(tmp_path)) == {"e3"}
+
+
 # Forgotten people
 
 

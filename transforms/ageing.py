@@ -11,13 +11,14 @@ from typing import Final, NamedTuple
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
 from schemas.dead_letter import DeadLetter
 from schemas.identity import FOR_EVER, NEVER, Link, evidence_of
 from schemas.instants import DAY_MS, date_of, parse_instant
-from schemas.ledger import LINK, SCHEMA, UNLINK, Entry, entries_in, ledger_of
+from schemas.ledger import LINK, SCHEMA, TOMBSTONE, UNLINK, Entry, entries_in, ledger_of
 from schemas.profile_row import GARBAGE_AGE_MS, RETENTION_MS, SEALED, SPEED, Membership
 from serving.store import Dump, Store
 from serving.store.cells import all_cells
@@ -66,7 +67,8 @@ def remove_date(archive: str, old: OldDate) -> None:
     """
     for start in range(0, len(old.files), _FILES_AT_ONCE):
         said = read_evidence(old.files[start : start + _FILES_AT_ONCE], Asked(FOR_EVER, sealed=True)).said
-        change_ledger(archive, lambda ledger, said=said: told(pa.concat_tables([ledger, said.cast(SCHEMA)])))  # type: ignore[misc]
+        entries = _entries_of(said)
+        change_ledger(archive, lambda ledger, entries=entries: told(pa.concat_tables([ledger, entries])))  # type: ignore[misc]
     for path in old.files:
         if FileSystems.exists(path):
             FileSystems.delete([path])
@@ -144,6 +146,14 @@ def _old_date(archive: str, date: str) -> OldDate:
         with opened_part(path) as (file, length):
             events, size = events + file.metadata.num_rows, size + length
     return OldDate(date, files, events, size)
+
+
+def _entries_of(said: pa.Table) -> pa.Table:
+    """Evidence as entries of a ledger. Only archives of version 0.1.0 hold forgettings, and there was one key version then."""
+    if "version" not in said.column_names:
+        versions = pc.if_else(pc.equal(said["kind"].cast(pa.string()), TOMBSTONE), 1, 0)
+        said = said.append_column("version", versions)
+    return said.cast(SCHEMA)
 
 
 def _younger(before: int) -> Change:
