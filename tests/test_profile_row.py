@@ -6,9 +6,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.errors import StoreError, StoreUnavailableError
+from schemas.errors import RowError, StoreError, StoreUnavailableError
+from schemas.identity import NEVER, Identity, Link, Linked, Said
 from schemas.instants import LAST_INSTANT_MS
-from schemas.profile_row import Membership, Profile, ProfileRow, SegmentSpans, Span, decode_row, encode_cell, view_cell
+from schemas.profile_row import (
+    Emptied,
+    IdentityCell,
+    Membership,
+    Profile,
+    ProfileRow,
+    SegmentSpans,
+    Span,
+    cells_of,
+    consent_cell,
+    decode_row,
+    encode_cell,
+    identity_of,
+    link_cell,
+    view_cell,
+)
 
 TIMES = st.integers(0, 3) | st.integers(0, LAST_INSTANT_MS)
 IDS = st.text("ab\x01\x7fé\u07ff\uffff🚗\U0010ffff", min_size=1, max_size=4) | st.text(
@@ -92,3 +108,48 @@ def test_a_damaged_cell_names_its_row_shortly_and_is_no_passing_fault(cell: byte
         decode_row("1:abcdef0123456789", cell if which == "membership" else None, cell if which == "profile" else None)
     assert not isinstance(caught.value, StoreUnavailableError)
     assert "23456789" not in str(caught.value)
+
+
+KEYS = st.text("0123456789abcdef:", min_size=1, max_size=8)
+KINDS = st.sampled_from(["identify", "listing_view", "lead"])
+IDENTITIES = st.builds(
+    Identity,
+    st.lists(st.builds(Link, WHOLE, IDS, KEYS, KINDS, st.binary(max_size=9)), max_size=3, unique_by=lambda link: link[:3])
+    .map(sorted)
+    .map(tuple),
+    st.lists(st.builds(Linked, KEYS, st.binary(max_size=9)), max_size=3, unique_by=lambda linked: linked.other)
+    .map(sorted)
+    .map(tuple),
+    st.lists(st.builds(Said, WHOLE, st.booleans()), max_size=3, unique=True).map(sorted).map(tuple),
+    st.just(NEVER) | WHOLE,
+    st.binary(max_size=9),
+)
+
+
+@given(IDENTITIES)
+def test_what_a_row_says_of_its_id_survives_its_cells(identity: Identity) -> None:
+    cells = cells_of(identity)
+    assert identity_of(cells[::-1]) == identity
+    assert len({cell.qualifier for cell in cells}) == len(cells)
+
+
+def test_links_sort_as_the_first_of_them_wins_and_consents_newest_first() -> None:
+    links = [
+        Link(time, event_id, user, "lead", b"") for time in (3, 300) for event_id in ("a", "ab", "b") for user in ("1:u", "1:v")
+    ]
+    assert sorted(map(link_cell, links)) == [link_cell(link) for link in sorted(links)]
+    assert consent_cell(Said(9, opted_out=True)).qualifier < consent_cell(Said(8, opted_out=False)).qualifier
+
+
+@pytest.mark.parametrize("qualifier", [b"", b"x", b"sealed", b"unlinked"])
+def test_an_identity_column_of_a_newer_version_is_refused(qualifier: bytes) -> None:
+    with pytest.raises(RowError, match="identity column == .*, must be one this version knows: is a newer one writing this table"):
+        identity_of([IdentityCell(qualifier, b"", 5)])
+
+
+def test_a_row_without_a_membership_says_why() -> None:
+    for why in ("alias", "opted_out", "no_views"):
+        row = decode_row("k", encode_cell(Emptied(why)), b"")  # type: ignore[arg-type]
+        assert row == ProfileRow("k", None, None, None, why)  # type: ignore[arg-type]
+    with pytest.raises(StoreError, match="a cell can't be read"):
+        decode_row("k", b'{"empty":"because"}', b"")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pathlib
 from collections.abc import Iterator
 
 import pytest
@@ -10,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.errors import ConfigError, StoreError, StoreUnavailableError
-from schemas.identity import Said
+from schemas.identity import Identity, Link, Linked, Said, Tombstone
 from schemas.instants import DAY_MS, clock_ms
 from schemas.profile_row import (
     FAMILIES,
+    Emptied,
     Membership,
     Profile,
     ProfileRow,
@@ -23,6 +25,10 @@ from schemas.profile_row import (
     consent_cell,
     encode_base,
     encode_cell,
+    link_cell,
+    linked_cell,
+    sealed_cell,
+    unlinked_cell,
     view_cell,
 )
 from schemas.view import pack_attributes
@@ -359,3 +365,129 @@ def test_consents_say_the_same_whatever_comes_first_and_need_no_membership(store
     assert not store.read_row("1:a").opted_out
     store.forget(["1:a"])
     assert store.read_windows(["1:a"], 9).identities == {}
+
+
+# --- identity, tombstones, emptying ----------------------------------------------------------------------------------------
+
+
+def test_identity_cells_are_read_with_the_windows_and_the_latest_of_a_column_stays(store: Store) -> None:
+    link = link_cell(Link(RECENT, "e", "1:u", "lead", b"sealed"))
+    assert (
+        store.write_identity([(KEY, sealed_cell(b"id")), (KEY, link), (KEY, link), ("1:u", linked_cell(Linked(KEY, b"id")))]) == []
+    )
+    for time in (RECENT + 2, RECENT + 9, RECENT + 3):
+        store.write_identity([(KEY, unlinked_cell(time))])
+    identities = store.read_windows([KEY, "1:u", "1:nobody"], 9).identities
+    evidence = Link(RECENT, "e", "1:u", "lead", b"sealed")
+    assert identities == {KEY: Identity((evidence,), (), (), RECENT + 9, b"id"), "1:u": Identity(linked=(Linked(KEY, b"id"),))}
+    assert store.read_row("1:nobody").link is None
+    store.delete_identity(
+        [(KEY, unlinked_cell(0).qualifier), (KEY, b"not there"), ("1:u", linked_cell(Linked(KEY, b"")).qualifier)]
+    )
+    assert store.read_row(KEY).link == evidence
+    assert store.read_windows([KEY, "1:u"], 9).identities == {KEY: Identity((evidence,), sealed=b"id")}
+
+
+def test_a_read_after_identity_changed_has_a_greater_time(store: Store) -> None:
+    times = [store.read_windows([KEY], 9).time]
+    for change in (
+        lambda: store.write_identity([(KEY, sealed_cell(b"id"))]),
+        lambda: store.delete_identity([(KEY, b"s")]),
+        lambda: store.empty_row(KEY, RECENT),
+    ):
+        change()
+        times.append(store.read_windows([KEY], 9).time)
+    assert times == sorted(set(times))
+
+
+def test_emptying_takes_views_up_to_an_instant_from_both_layers(store: Store) -> None:
+    # speed  e0 e1 e2 e3        base  e1 e2 e3 e4        until e2
+    views = cells(5)
+    store.append([(KEY, each) for each in views[:4]] + [("1:other", views[0])])
+    store.write_bases([(KEY, encode_base(views[1:]))], RECENT)
+    store.empty_row(KEY, views[2].time)
+    for _ in range(2):
+        assert store.read_windows([KEY, "1:other"], 9).cells == {KEY: [views[4], views[3]], "1:other": [views[0]]}
+        store.write_bases([(KEY, encode_base(views[:1]))], RECENT - 1)  # an earlier day's doesn't come back
+    store.empty_row(KEY, views[4].time)
+    assert store.read_windows([KEY], 9).cells == {KEY: []}
+    assert list(store.keys()) == ["1:other"]
+    store.write_bases([(KEY, encode_base(views[:1]))], RECENT - 2)
+    assert store.read_windows([KEY], 9).cells == {KEY: [views[0]]}, "nothing stands in the way of what is written later"
+
+
+def test_more_views_than_a_page_are_emptied(store: Store) -> None:
+    views = cells(2_300)
+    store.append([(KEY, each) for each in views])
+    store.empty_row(KEY, views[-2].time)
+    assert store.read_windows([KEY], 9).cells == {KEY: [views[-1]]}
+
+
+def test_a_membership_of_an_earlier_read_is_dropped_and_a_later_one_stays(store: Store) -> None:
+    now = clock_ms()
+    store.write_memberships([update(KEY, now, 1)])
+    store.drop_membership(KEY, now - 1)
+    assert version_in(store.read_row(KEY)) == 1
+    store.drop_membership(KEY, now)
+    assert store.read_row(KEY) == ProfileRow(KEY, None, None)
+    store.write_memberships([update(KEY, now + 1, 2)])
+    assert version_in(store.read_row(KEY)) == 2
+
+
+def test_of_tombstones_with_one_digest_the_newest_stays_and_burials_grow(store: Store) -> None:
+    one, other = Tombstone(b"d" * 16, 1, RECENT), Tombstone(b"\x00" * 15 + b"e", 12, RECENT)
+    assert (store.tombstones(), store.burials()) == ([], 0)
+    numbers = []
+    for buried in ([one, other], [one._replace(time=RECENT + 5)], [one._replace(time=RECENT + 3)], []):
+        store.bury(buried)
+        numbers.append(store.burials())
+    assert numbers == sorted(set(numbers))
+    assert numbers[0] > 0
+    assert set(store.tombstones()) == {one._replace(time=RECENT + 5), other}
+    assert list(store.keys()) == [], "they are no rows"
+
+
+def test_keys_and_dumps_are_of_everything_a_row_may_hold(store: Store) -> None:
+    views, link = cells(2), link_cell(Link(RECENT, "e", "1:u", "lead", b""))
+    store.append([("1:a", views[0])])
+    store.write_bases([("1:b", encode_base(views))], RECENT)
+    store.write_identity([("1:c", link)])
+    store.write_memberships([update("1:d", clock_ms(), 1)])
+    store.write_state("withdrawn", b"x", RECENT)
+    store.bury([Tombstone(b"d" * 16, 1, RECENT)])
+    assert list(store.keys()) == ["1:a", "1:b", "1:c", "1:d"]
+    assert store.dump("1:a") == ([views[0]], None, [])
+    assert store.dump("1:b") == ([], (RECENT, encode_base(views)), [])
+    assert store.dump("1:c") == ([], None, [link])
+    assert store.dump("1:d") == store.dump("1:nobody") == ([], None, [])
+    store.forget(["1:a", "1:b", "1:c", "1:d"])
+    assert list(store.keys()) == []
+
+
+def test_nothing_of_what_was_deleted_is_left_in_the_files(sqlite_store_uri: str, tmp_path: pathlib.Path) -> None:
+    store = open_store(sqlite_store_uri)
+    store.init()
+    secret = "1:" + "5ec7e7" * 10
+    store.append([(secret, view_cell(RECENT, "an event of theirs", b"and what they saw"))])
+    store.write_identity([(secret, sealed_cell(b"who they are"))])
+    store.write_memberships([update(secret, 1, 1)])
+
+    def found() -> list[bytes]:
+        data = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+        return [text for text in (secret.encode(), b"what they saw", b"who they are") if text in data]
+
+    assert len(found()) == 3
+    store.forget([secret])
+    store.purge()
+    assert found() == []
+    store.close()
+
+
+def test_a_row_says_whose_it_is_and_why_it_has_no_membership(store: Store) -> None:
+    link = Link(RECENT, "e", "1:u", "lead", b"")
+    store.write_identity([(KEY, link_cell(link)), (KEY, consent_cell(Said(RECENT, opted_out=True)))])
+    store.write_memberships([update(KEY, 5, 1)])
+    store.write_memberships([RowUpdate(KEY, 6, encode_cell(Emptied("alias")), b"", 0)])
+    for row in (store.read_row(KEY), store.read_rows([KEY])[KEY]):
+        assert row == ProfileRow(KEY, None, None, None, "alias", link, opted_out=True)
+    assert list(store.scan()) == [], "it has no membership"
