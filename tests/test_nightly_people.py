@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pipelines import simulate
+from pipelines import archive, simulate
 from schemas.identity import Link, Linked, tombstone_of
 from schemas.instants import DAY_MS, format_instant, parse_date
 from schemas.ledger import Entry, entry_of_tombstone
@@ -36,7 +36,7 @@ from serving.keys import KEY_VARIABLE
 from serving.store import Store, open_store
 from tests.reference_day import day_of, rates_of, views_of_people, whose_ids
 from tests.strategies import CATALOGUE
-from tests.test_nightly import DATE, KEY, RULES, TODAY, Place, archived, night, streamed
+from tests.test_nightly import DATE, KEY, RULES, TODAY, Place, archived, night, streamed, written
 from transforms.canary import prepared
 from transforms.forgetting import Graves
 from transforms.ledger import change_ledger, with_entries
@@ -147,6 +147,30 @@ def test_stream_and_night_agree_on_everybody(place: Place, store_uri: str, capfd
     assert {key: rebuilt[key] for key in late} == late
     for each in (store, other):
         each.close()
+
+
+def test_while_keys_are_rotated_stream_and_night_agree(
+    place: Place, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(place.archive)
+    uri, old, new = f"sqlite:///{tmp_path}/profiles.db", "1:" + "o" * 32, "2:" + "n" * 32
+    events = [each for each in place.events if each["event_type"] != "forget"]
+    for number, keys in enumerate((old, f"{new}\n{old}")):
+        monkeypatch.setenv(KEY_VARIABLE, keys)
+        some = events[number::2]
+        source = written(tmp_path / "part.jsonl", some)
+        assert archive.run(["--source", source, "--archive", str(place.archive)]) == 0
+        streamed(place, uri, some).close()
+    document = people_night(capfd, place, "--store", uri)
+    assert set(document["parity"]) == {"agree"}
+    assert document["people"]["links"] == sum(key != person for key, person in whose_ids(events, END).items())
+    rebuilt = f"sqlite:///{tmp_path}/rebuilt.db"
+    store = open_store(rebuilt)
+    store.init()
+    people_night(capfd, place, "--store", rebuilt)
+    assert people_night(capfd, place, "--store", rebuilt)["parity"] == document["parity"]
+    assert {key.partition(":")[0] for key in store.keys()} == {"2"}
+    store.close()
 
 
 @pytest.fixture
