@@ -16,11 +16,15 @@ import forecourt
 from pipelines import stream
 from pipelines.emulators import Endpoints
 from pipelines.pubsub_source import Pulled, Puller
+from schemas.instants import HOUR_MS
 from schemas.pseudonym import Pseudonyms, ring_of
 from serving.keys import KEY_VARIABLE
 from serving.store import open_store
 from tests.faults import freeze, kill_at_random, stream_at_work, two_at_once
-from tests.live import Bench, bench_in, publishing, wait_until
+from tests.live import SETTLE_S, Bench, bench_in, publishing, wait_until
+from tests.people import SPECS, faults_of, found_in, tellable, wire
+from tests.people import START as LAWS_START
+from tests.reference_people import Happening, left_of
 from tests.traffic import KEY, RULES, Spans, Traffic, expected_spans, market_of, traffic_of
 from transforms.stopping import STOPPING
 
@@ -69,6 +73,38 @@ def test_two_at_once_make_the_same_rows_as_one(bench: Bench, small: tuple[Traffi
     assert pair.balance.faults == {}
     assert all(document["holds"] and document["applied"] > 0 for document in pair.documents), "both must have had work"
     assert sum(document["read"] for document in pair.documents) >= len(traffic.messages)
+
+
+def test_two_at_once_agree_who_is_whom_who_opted_out_and_who_is_forgotten(bench: Bench) -> None:
+    # Links that race, shared devices, account switches, consents and forgets of 60 users in any order, many twice.
+    rng = random.Random(6)
+    kinds = ["listing_view"] * 9 + ["identify", "identify", "search", "opt_out", "opt_in", "forget"]
+    fuels = [{"fuel_type": "electric"}, {"fuel_type": "diesel"}]
+    users, phones = [f"u{n}@live" for n in range(60)], [f"p{n}@live" for n in range(40)]
+    ids = [(rng.choice([*users, None]), rng.choice([*phones, None])) for _ in range(1_200)]
+    events = tellable(
+        [
+            Happening(f"e{n:04}", rng.choice(kinds), LAWS_START + rng.randrange(6) * 9 * HOUR_MS, *pair, rng.choice(fuels))
+            for n, pair in enumerate(ids)
+            if any(pair)
+        ]
+    )
+    arriving = events + rng.sample(events, 300)
+    rng.shuffle(arriving)
+    bench.rules.write_text(json.dumps({"version": 1, "segments": [{"name": f"r{n}", **spec} for n, spec in enumerate(SPECS)]}))
+    left, store = left_of(events), open_store(bench.store_uri)
+    assert len(left.forgotten) > 20
+    streams = [bench.stream(), bench.stream()]
+    with publishing(bench.topic, [wire(event) for event in arriving], rate=300) as sent:
+        sent.result()
+    wait_until(lambda: faults_of(store, left) == [], SETTLE_S, "rows are not the reference's")
+    documents = [stream.stopped()[1] for stream in streams]
+    assert faults_of(store, left) == []
+    assert all(document["holds"] and document["applied"] > 0 for document in documents), "both must have had work"
+    assert sum(document["link_conflicts"] for document in documents) > 0
+    assert {"forgotten", "opted_out"} <= {reason for document in documents for reason in document["refused"]}
+    assert found_in(b"\n".join(repr((key, store.dump(key))).encode() for key in store.keys()), left) == []
+    assert not any(b"@live" in path.read_bytes() for path in bench.folder.iterdir() if path.is_file())
 
 
 def test_sigterm_under_load_finishes_what_was_begun(impatient_bench: Bench, small: tuple[Traffic, dict[str, Spans]]) -> None:
