@@ -22,11 +22,11 @@ from schemas.pseudonym import Pseudonyms, pseudonym_of, ring_of, seal
 from schemas.view import pack_attributes
 from tests.reference_day import people_of_events, views_of_people
 from tests.strategies import CATALOGUE
-from transforms import known_people
+from transforms import known_ids, known_people
 from transforms.archived_people import names_of, of_people
 from transforms.event_columns import Wanted, read_events
 from transforms.evidence import Asked, read_evidence
-from transforms.known_people import KnownPeople, gathered, look_up, people_of
+from transforms.known_people import KnownPeople, gathered, people_of
 from transforms.shards import Shard, no_events, shard_of
 from transforms.slices import slices_of
 
@@ -46,6 +46,10 @@ def files_of(events: Sequence[Event], folder: Path, parts: int = 1) -> list[str]
         paths.append(str(folder / f"part-{number}.parquet"))
         pq.write_table(archive_table(some, CATALOGUE, [None] * len(some)), paths[-1], row_group_size=5)
     return paths
+
+
+def look_up(known: KnownPeople, ids: pa.Array) -> known_ids.Ids:
+    return known_ids.look_up(known.whose, known.graves, ids)
 
 
 def known_of(
@@ -207,7 +211,8 @@ def test_what_was_said_after_the_end_is_not_known_but_what_was_undone_is(tmp_pat
 
 
 def test_two_ids_of_one_hash_are_told_apart(tmp_path, monkeypatch):
-    monkeypatch.setattr(known_people, "hashes_of", lambda ids: np.full(len(ids), 7, np.uint64))
+    for module in (known_ids, known_people):
+        monkeypatch.setattr(module, "hashes_of", lambda ids: np.full(len(ids), 7, np.uint64))
     user, other, device, fourth = IDS
     paths = files_of([event("e1", "identify", 5, user, device), event("e2", "opt_out", 5, other, None)], tmp_path)
     found = look_up(known_of(paths), pa.array(IDS))

@@ -27,7 +27,8 @@ from transforms.arrow_stream import stream_of, table_in
 from transforms.conditions import Categories
 from transforms.event_columns import EventColumns, hashes_of, keyed_by, those
 from transforms.evidence import NAMES, Asked, read_evidence
-from transforms.known_people import NOBODY_KNOWN, SAID, KnownPeople, bury, gathered, look_up, people_of
+from transforms.known_ids import look_up
+from transforms.known_people import NOBODY_KNOWN, SAID, KnownPeople, bury, gathered, people_of
 from transforms.ledger import read_ledger
 from transforms.slices import Item, SliceFile, slice_at
 from transforms.stopping import go_on
@@ -87,7 +88,7 @@ def entries_of(register: Register) -> tuple[pa.Table, dict[bytes, int]]:
 
 def of_people(events: EventColumns, known: KnownPeople) -> EventColumns:
     """The events as people's: without those that are forgotten, and the views that don't count."""
-    ids, codes = look_up(known, events.users.dictionary), events.users.indices.to_numpy()
+    ids, codes = look_up(known.whose, known.graves, events.users.dictionary), events.users.indices.to_numpy()
     counting = (events.times > ids.forgotten[codes]) & ~(events.views & (events.times < ids.starts[codes]))
     persons = ids.persons.dictionary_encode()
     rows = pc.if_else(pc.equal(ids.rows, ids.persons), "", ids.rows).dictionary_encode()

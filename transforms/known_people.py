@@ -20,22 +20,13 @@ from schemas.instants import DAY_MS
 from schemas.ledger import LINK, OPT_IN, OPT_OUT, TOMBSTONE, UNLINK
 from transforms.event_columns import hashes_of
 from transforms.evidence import EVIDENCE
+from transforms.known_ids import WHOSE
 from transforms.ledger import void_until
 
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 GATHERED_ROWS: Final = 1 << 20  # of evidence, before what says nothing is left out
-WHOSE: Final = pa.schema(
-    [
-        ("hash", pa.uint64()),
-        ("id", pa.string()),
-        ("row", pa.string()),  # the same id by the key that writes
-        ("person", pa.string()),
-        ("start", pa.int64()),
-        ("forgotten", pa.int64()),
-    ]
-)
 SAID: Final = pa.schema([("person", pa.string()), ("start", pa.int64()), ("theirs", pa.bool_()), *EVIDENCE])
 
 
@@ -51,15 +42,6 @@ class KnownPeople(NamedTuple):
     graves: Mapping[bytes, int]
     said: pa.Table
     counts: Mapping[str, int]
-
-
-class Ids(NamedTuple):
-    """Of ids, all by place: the row, the person, from when on views count and until when all is forgotten (ms UTC)."""
-
-    rows: pa.Array
-    persons: pa.Array
-    starts: Ints
-    forgotten: Ints
 
 
 NOBODY_KNOWN: Final = KnownPeople(WHOSE.empty_table(), {}, SAID.empty_table(), {"links": 0, "conflicts": 0, "opted_out": 0})
@@ -114,22 +96,6 @@ def people_of(table: pa.Table, graves: dict[bytes, int], names: Mapping[str, str
     if names:
         whose = _with_names(whose, names, graves)
     return KnownPeople(whose, graves, _said(told, persons, starts, owners, theirs), counts)
-
-
-def look_up(known: KnownPeople, ids: pa.Array) -> Ids:
-    """Of whom some ids are (texts without nulls)."""
-    found, there = _places(known.whose, ids)
-    starts, forgotten = np.full(len(ids), NEVER, np.int64), np.full(len(ids), NEVER, np.int64)
-    rows = persons = ids
-    if len(found):
-        theirs, mask = known.whose.take(pa.array(there)).combine_chunks(), np.zeros(len(ids), np.bool_)
-        mask[found] = True
-        rows, persons = (pc.replace_with_mask(ids, pa.array(mask), theirs[name].chunk(0)) for name in ("row", "person"))
-        starts[found], forgotten[found] = theirs["start"].to_numpy(), theirs["forgotten"].to_numpy()
-    if known.graves:
-        buried = [known.graves.get(digest_of(text), NEVER) for text in ids.to_pylist()]
-        forgotten = np.maximum(forgotten, np.array(buried, np.int64))
-    return Ids(rows, persons, starts, forgotten)
 
 
 class _Coded(NamedTuple):
@@ -273,25 +239,6 @@ def _said(told: _Coded, persons: Ints, starts: Ints, owners: Ints, theirs: Flags
         "other": told.ids.take(pa.array(told.others)),
     }
     return pa.table([columns[name] for name in SAID.names], names=SAID.names).cast(SAID)
-
-
-def _places(whose: pa.Table, ids: pa.Array) -> tuple[Ints, Ints]:
-    """The places of the ids that stand in ``whose``, and where they stand."""
-    nowhere = np.zeros(0, np.int64)
-    if not len(ids) or not len(whose):
-        return nowhere, nowhere
-    hashes, wanted = whose["hash"].to_numpy(), hashes_of(ids)
-    there = np.searchsorted(hashes, wanted)
-    found = np.flatnonzero(hashes[np.minimum(there, len(hashes) - 1)] == wanted)
-    there = there[found]
-    texts = ids.take(pa.array(found))
-    while len(differ := np.flatnonzero(~pc.equal(whose["id"].take(pa.array(there)).combine_chunks(), texts).to_numpy(False))):
-        there[differ] += 1  # another id of that hash
-        ended = there[differ] == len(hashes)
-        gone = differ[ended | (hashes[there[differ] - ended] != hashes_of(texts.take(pa.array(differ))))]
-        kept = np.setdiff1d(np.arange(len(found)), gone)
-        found, there, texts = found[kept], there[kept], texts.take(pa.array(kept))
-    return found, there
 
 
 def _changes(*columns: NDArray[Any]) -> Flags:

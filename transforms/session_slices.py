@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from schemas.errors import ConfigError
 from transforms.event_columns import hashes_of
-from transforms.known_people import KnownPeople, look_up
+from transforms.known_ids import look_up
+from transforms.known_people import KnownPeople
 from transforms.session_rows import CLICK, IMPRESSION, VIEW, SessionEvent
 
 EVENTS: Final = pa.schema(
@@ -48,7 +49,11 @@ def of_people(events: pa.Table, known: KnownPeople) -> pa.Table:
     What else the gateway did with who has opted out stays. An id that is linked but nobody's stands for itself.
     """
     users = events["user"].combine_chunks().dictionary_encode()
-    ids, codes, times = look_up(known, users.dictionary), users.indices.to_numpy(), events["event_time"].to_numpy()
+    ids, codes, times = (
+        look_up(known.whose, known.graves, users.dictionary),
+        users.indices.to_numpy(),
+        events["event_time"].to_numpy(),
+    )
     views = pc.equal(events["event_type"], VIEW).to_numpy()
     counting = (times > ids.forgotten[codes]) & ~(views & (times < ids.starts[codes]))
     whose = ids.persons.take(users.indices).cast(pa.string())
