@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from schemas.identity import FOR_EVER, MAX_LINKS, NEVER, Identity, Linked, counted, emptied_until, evidence_of
+from schemas.identity import FOR_EVER, MAX_LINKS, NEVER, Identity, Linked, counted, emptied_until, evidence_of, owning_link
 from schemas.instants import LAST_INSTANT_MS
 from schemas.profile_row import (
     RETENTION_MS,
@@ -199,14 +199,13 @@ def _cut_off(store: Store, rules: Prepared, beyond: Sequence[tuple[str, Linked]]
 
 
 def _loose_ends(people: People, key: str) -> list[bytes]:
-    """What a user's row says of ids whose rows, where they were read, have no link to it any more: it was undone."""
-    found = []
-    for linked in counted(people.identity(key).linked):
-        if linked.other in people.read.cells and all(
-            link.other != key or link.time <= people.identity(linked.other).unlinked for link in people.identity(linked.other).links
-        ):
-            found.append(linked_cell(linked).qualifier)
-    return found
+    """What a user's row says of ids whose links were all undone."""
+    theirs = [(linked, people.identity(linked.other)) for linked in people.identity(key).linked]
+    return [
+        linked_cell(linked).qualifier
+        for linked, other in theirs
+        if other.unlinked != NEVER and owning_link(other.links, other.unlinked) is None
+    ]
 
 
 @functools.lru_cache(_CACHED_PROFILES)
