@@ -113,6 +113,14 @@ def test_links_of_a_forgotten_id_are_barred_to_the_end_of_that_date():
     assert kept == [link(A, U, DAY_MS), Entry("opt_out", U, 11)]
 
 
+def test_an_unlinking_of_the_date_of_a_forgetting_goes_with_it(tmp_path):
+    unlinkings = [Entry("unlink", A, DAY_MS - 1, sealed=b"\1"), Entry("unlink", B, 2 * DAY_MS - 1, sealed=b"\2")]
+    change_ledger(str(tmp_path), adding(*unlinkings, grave(A, 10), grave(B, 10)))
+    kept = [entry for entry in entries_in(read_ledger(str(tmp_path))) if entry.kind != TOMBSTONE]
+    assert kept == unlinkings[1:], "that of another date is newer"
+    assert A[2:].encode() not in Path(ledger_path(str(tmp_path))).read_bytes()
+
+
 def test_void_is_void_in_columns_as_in_one():
     times = [NEVER, 0, 5, DAY_MS - 1, DAY_MS]
     assert void_until(np.array(times)).tolist() == [links_void_until(time) for time in times]

@@ -148,7 +148,7 @@ def _told(table: pa.Table, names: Mapping[str, str], graves: dict[bytes, int]) -
             bury(graves, digest_of(coded.ids[place].as_py()), int(forgotten[place]))
     stands &= times > void_until(np.maximum(forgotten[keys], forgotten[others]))
     evidence = _evidence(coded, np.flatnonzero(stands))
-    said = np.flatnonzero(~links & (times > forgotten[keys]))
+    said = np.flatnonzero(~links & (times > np.where(undone, void_until(forgotten[keys]), forgotten[keys])))
     said = said[np.lexsort((_dictionary(coded.table["kind"]).indices.to_numpy()[said], times[said], keys[said]))]
     kinds = _dictionary(coded.table["kind"]).indices.to_numpy()[said]
     new = _changes(keys[said], times[said], kinds)

@@ -85,7 +85,7 @@ def settled(ledger: pa.Table) -> pa.Table:
     """Entries that count, each once, in order: none that a tombstone bars, and of several tombstones of an id the newest.
 
     An anonymous id that was linked to a forgotten user by then, and not unlinked since, is forgotten too: it gets a tombstone.
-    Links of forgotten ids are barred to the end of that date (``links_void_until``).
+    Links and unlinkings of forgotten ids are barred to the end of that date (``links_void_until``).
     """
     ledger = ledger.cast(SCHEMA).combine_chunks()
     is_grave = pc.equal(ledger["kind"], TOMBSTONE)
@@ -116,7 +116,8 @@ def _barred(graves: pa.Table, rest: pa.Table) -> tuple[pa.Table, pa.Table]:
             until[digests[code]] = max(time, until.get(digests[code], NEVER))
             versions[digests[code]] = version_of(keys.dictionary[code].as_py())
     until_key, until_other = _until(until, digests)[key_codes], _until(until, of_others)[other_codes]
-    kept = times > np.where(links, void_until(np.maximum(until_key, until_other)), until_key)
+    # An unlinking's instant is the end of its date, so it goes with whoever was forgotten on that date.
+    kept = times > np.where(links | undone, void_until(np.maximum(until_key, until_other)), until_key)
     entries = [Entry(TOMBSTONE, key, time, version=versions[key]) for key, time in until.items()]
     return ledger_of(entries), rest.filter(pa.array(kept))
 

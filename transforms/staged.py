@@ -12,6 +12,7 @@ from schemas.identity import NEVER, Identity, counted, evidence_of, links_void_u
 from schemas.profile_row import (
     LINKED,
     LINKS,
+    UNLINKED,
     IdentityCell,
     cells_of,
     decode_base,
@@ -117,6 +118,8 @@ def _is_barred(key: str, cell: IdentityCell, times: Mapping[str, int]) -> bool:
         return False  # it goes with the link
     if cell.qualifier[:1] == LINKS:
         return cell.time <= links_void_until(max(times.get(key, NEVER), times.get(_other(cell), NEVER)))
+    if cell.qualifier[:1] == UNLINKED:
+        return cell.time <= links_void_until(times.get(key, NEVER))
     return cell.time <= times.get(key, NEVER)
 
 
