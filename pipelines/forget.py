@@ -27,6 +27,7 @@ from pipelines.forgetting import (
     Places,
     Say,
     bury,
+    clear_naming,
     count_rows,
     erase_archive,
     erase_files,
@@ -184,8 +185,9 @@ def forget(config: Config, say: Say) -> dict[str, Any]:
             found = found_in(places, person.traces, at, say)
         if not found.traces:
             break
-        for key in found.rows:
-            person.add_key(key, b"")
+        with done.phase("rows"):
+            clear_naming(places, rules, person, found.rows)
+            cleared = time.monotonic()
     with done.phase("wait"):
         wait(config.wait_seconds, cleared)  # what gateways still remember is gone by then
     return _document(config, person, done, found, (at, asked, time.monotonic() - began))

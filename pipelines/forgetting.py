@@ -9,33 +9,34 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from apache_beam.io.filesystems import FileSystems
 
-from schemas.identity import tombstone_of
+from schemas.identity import NEVER, tombstone_of
 from schemas.instants import SECOND_MS, clock_ms
 from schemas.ledger import LINK, TOMBSTONE, entries_in, entry_of_tombstone
-from schemas.profile_row import SPEED
+from schemas.profile_row import identity_of
 from schemas.pseudonym import Pseudonyms, pseudonym_of, seal
 from serving.store import Store
-from serving.store.cells import all_cells
 from transforms.archive_files import TEMPORARY, parts_of
 from transforms.archive_graves import ArchiveGraves
 from transforms.canary import Prepared
 from transforms.erasing import Erased, Implied, erase_part, in_parallel, links_in, rewriting, united
 from transforms.erasing_files import erase_lines, erase_table, kind_of
-from transforms.forgetting import forget_people
+from transforms.forgetting import clear_rows, forget_people
 from transforms.ledger import change_ledger, read_ledger, with_entries
 from transforms.plain_files import Rewritten, pending_path
 from transforms.traces import Traces
 
 LEFTOVER_AGE_MS: Final = 60 * SECOND_MS  # a writer renames its file within seconds
 _SETTLES_S: Final = 0.5
+_ROWS_AT_ONCE: Final = 500
 
 Say = Callable[[str], None]
 
@@ -144,6 +145,21 @@ def erase_rows(places: Places, rules: Prepared, person: Person) -> None:
         person.add_key(key, b"")
 
 
+def clear_naming(places: Places, rules: Prepared, person: Person, rows: Iterable[str]) -> None:
+    """Take out of others' rows what names people, no more; anonymous ids whose rows have evidence of theirs are followed."""
+    until, others = person.until, dict[str, list[str]]()
+    for key in sorted(rows):
+        identity = identity_of(places.store.dump(key).identity)
+        if any(identity.unlinked < link.time <= until.get(link.other, NEVER) for link in identity.links):
+            person.add_key(key, identity.sealed)
+        else:
+            named = [*(link.other for link in identity.links), *(linked.other for linked in identity.linked)]
+            others[key] = [other for other in named if other in until]
+    for start in range(0, len(others), _ROWS_AT_ONCE):
+        page = dict(itertools.islice(others.items(), start, start + _ROWS_AT_ONCE))
+        clear_rows(places.store, rules, list(dict.fromkeys([*page, *itertools.chain.from_iterable(page.values())])))
+
+
 def erase_archive(places: Places, person: Person, done: Done, say: Say) -> None:
     """Write the archive's files anew that hold anything of people, also those that come into being meanwhile."""
     assert places.archive is not None
@@ -197,11 +213,6 @@ def wait(seconds: float, since: float) -> None:
 def settle() -> None:
     """Wait a little for writers that had begun before they saw the tombstones."""
     time.sleep(_SETTLES_S)
-
-
-def views_in(store: Store) -> int:
-    """How many views a store holds; for figures."""
-    return sum(cell.family == SPEED for cell in all_cells(store))
 
 
 def follow_rows(store: Store, person: Person) -> None:

@@ -16,8 +16,10 @@ import pytest
 from pipelines import archive, forget, forgetting, replay, stream, verification
 from rules import CATALOGUE_PATH
 from schemas.errors import ConfigError, StoreUnavailableError
+from schemas.identity import Link, Linked
 from schemas.instants import DAY_MS, HOUR_MS, MINUTE_MS, clock_ms, format_instant
-from schemas.pseudonym import KeyRing, Pseudonyms, pseudonym_of, ring_of
+from schemas.profile_row import link_cell, linked_cell
+from schemas.pseudonym import KeyRing, Pseudonyms, pseudonym_of, ring_of, seal
 from schemas.sessions import SCHEMA
 from serving.keys import KEY_VARIABLE
 from serving.store import open_store
@@ -267,6 +269,43 @@ def test_a_writer_that_does_not_know_yet_is_cleaned_up_after(world: World, monke
     assert document["clean"]
     assert len(rounds) == 2
     assert world.traces(HER_PHONE, SHARED, pseudonym_of(RING.current, ANNA)[2:]) == []
+
+
+def test_others_whose_rows_name_a_forgotten_device_keep_theirs(either: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A stream wrote that Ben used the tablet, and was killed before it looked for tombstones. A pointer without a link.
+    at = NOW - HOUR_MS
+    either.play(
+        [event("a1", at, ANNA, SHARED), event("b1", at + 2, BEN), event("b2", at + 3, BEN), event("c1", at + 4, "carla-of-them")]
+    )
+    tablet, ben, carla = (pseudonym_of(RING.current, each) for each in (SHARED, BEN, "carla-of-them"))
+    erased, rounds = forgetting.erase_files, list[Any]()
+
+    def raced(*given: Any) -> None:
+        erased(*given)
+        rounds.append(given)
+        if len(rounds) == 1:
+            store = open_store(either.store)
+            store.write_identity([(tablet, link_cell(Link(at + 9, "late", ben, "identify", seal(RING.current, BEN))))])
+            store.write_identity(
+                [(ben, linked_cell(Linked(tablet, seal(RING.current, SHARED)))), (carla, linked_cell(Linked(tablet, b"")))]
+            )
+
+    monkeypatch.setattr(forget, "erase_files", raced)
+    assert either.forget(ANNA)["clean"]
+    assert either.views(BEN) == ["b1", "b2"]
+    assert either.views("carla-of-them") == ["c1"]
+    assert sorted(either.archived()) == ["b1", "b2", "c1"]
+    assert either.traces(SHARED, ANNA + '"') == []
+
+
+def test_a_phone_whose_row_alone_tells_whose_it_was_goes_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = NOW - HOUR_MS
+    world.play([event("a1", at, ANNA), event("p1", at, None, HER_PHONE)])
+    link = Link(at, "x", pseudonym_of(RING.current, ANNA), "identify", b"")
+    open_store(world.store).write_identity([(pseudonym_of(RING.current, HER_PHONE), link_cell(link))])
+    assert world.forget(ANNA)["clean"]
+    assert world.archived() == {}
+    assert world.traces(HER_PHONE) == []
 
 
 def test_unfinished_files_of_killed_writers_go(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
