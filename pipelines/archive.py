@@ -123,10 +123,11 @@ def build(pipeline: beam.Pipeline, config: Config) -> Built:
             live=config.live,
             flush_events=config.flush_events,
             regroup_s=config.flush_seconds if dataflow else None,
+            key_from=key_from,
         )
     )
     if config.dead_letters is not None:
-        decoded.dead | "WriteDeadLetters" >> WriteDeadLetters(config.dead_letters, archive=config.archive)
+        decoded.dead | "WriteDeadLetters" >> WriteDeadLetters(config.dead_letters, archive=config.archive, key_from=key_from)
     return Built(files, decoded.dead)
 
 

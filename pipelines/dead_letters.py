@@ -5,7 +5,9 @@ Of what forgotten people sent nothing is kept: their letters say that something 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -16,11 +18,14 @@ from pipelines.sinks import open_sink
 from schemas.dead_letter import DeadLetter
 from schemas.identity import NEVER, digest_of
 from schemas.instants import parse_instant
+from schemas.pseudonym import Pseudonyms
+from serving.keys import load_ring
 from serving.store import open_store
 from transforms.archive_graves import ArchiveGraves
 from transforms.batch import Batch
 from transforms.erasing import without
 from transforms.erasing_files import erase_lines
+from transforms.names import Names
 from transforms.patience import patiently
 from transforms.traces import Traces
 
@@ -65,35 +70,44 @@ def payload_without_forgotten(letter: DeadLetter, graves: Mapping[bytes, int]) -
 class WriteDeadLetters(beam.PTransform):  # type: ignore[misc]
     """Batches of dead letters → a sink, in the bundle that made them, so before anything is acknowledged.
 
-    ``store`` or ``archive`` knows who was forgotten.
+    ``store`` or ``archive`` knows who was forgotten; the keys of ``key_from`` (see ``load_ring``) tell under which names,
+    ``None``: under the one that a letter has.
     """
 
     uri: str
     store: str | None = None
     archive: str | None = None
+    key_from: str | None = None
 
     def expand(self, letters: beam.PCollection[Batch]) -> beam.PCollection[int]:
         """Write each batch; how many were written."""
-        return letters | "Keep" >> beam.ParDo(_WriteDeadLetters(self.uri, self.store, self.archive)).with_output_types(int)
+        return letters | "Keep" >> beam.ParDo(
+            _WriteDeadLetters(self.uri, self.store, self.archive, self.key_from)
+        ).with_output_types(int)
 
 
 class _WriteDeadLetters(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, uri: str, store: str | None, archive: str | None) -> None:
-        self._uri, self._store, self._archive = uri, store, archive
+    def __init__(self, uri: str, store: str | None, archive: str | None, key_from: str | None) -> None:
+        self._uri, self._store, self._archive, self._key_from = uri, store, archive, key_from
 
     def setup(self) -> None:
         self._sink = open_sink(self._uri)
         self._graves = _Graves(self._store, self._archive)
+        ring = None if self._key_from is None else load_ring(self._key_from)
+        self._names = None if ring is None or len(ring.keys) == 1 else Names(Pseudonyms(ring))
 
     def process(self, letters: list[DeadLetter]) -> Iterator[int]:
         self._graves.look()
-        kept = [
-            msgspec.structs.replace(letter, payload=payload_without_forgotten(letter, self._graves.times)) for letter in letters
-        ]
+        times = self._times_of(letters)
+        kept = [msgspec.structs.replace(letter, payload=payload_without_forgotten(letter, times)) for letter in letters]
         self._sink.write([encode_dead_letter(letter) for letter in kept])
         if self._graves.look() and self._uri.startswith("file:"):  # who was forgotten meanwhile may have come back by it
-            erase_lines(self._uri.removeprefix("file:"), _traces_of(kept, self._graves.times))
+            erase_lines(self._uri.removeprefix("file:"), _traces_of(kept, self._times_of(kept)))
         yield len(letters)
+
+    def _times_of(self, letters: Sequence[DeadLetter]) -> Mapping[bytes, int]:
+        times = self._graves.times
+        return times if self._names is None or not times else {**times, **_under_other_names(letters, times, self._names)}
 
 
 class _Graves:
@@ -126,3 +140,16 @@ def _traces_of(letters: Sequence[DeadLetter], graves: Mapping[bytes, int]) -> Tr
     """What to look for of those in some letters who were forgotten."""
     ids = [str(letter.payload[name]) for letter in letters if letter.payload for name in _IDS if letter.payload.get(name)]
     return Traces({each: graves[digest_of(each)] for each in ids if digest_of(each) in graves})
+
+
+def _under_other_names(letters: Sequence[DeadLetter], graves: Mapping[bytes, int], known: Names) -> dict[bytes, int]:
+    """By digests of the ids in some letters when these were forgotten (ms UTC), under whichever name: sealed ids tell."""
+    known.bound()
+    found: dict[bytes, int] = {}
+    for payload in filter(None, (letter.payload for letter in letters)):
+        for key, sealed in ((payload.get(name), payload.get(f"sealed_{name}")) for name in _IDS):
+            if key and isinstance(sealed, str):
+                with contextlib.suppress(ValueError):  # not base64, so no sealed id
+                    known.learn(str(key), b64decode(sealed))
+                found[digest_of(str(key))] = max(graves.get(digest_of(name), NEVER) for name in known.of(str(key)))
+    return {digest: time for digest, time in found.items() if time != NEVER}

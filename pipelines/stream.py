@@ -102,8 +102,8 @@ def build(pipeline: beam.Pipeline, config: Config, *, shift: int = 0) -> Built:
         | "KeyByUser" >> KeyByUser()
         | "MaintainWindows" >> MaintainWindows(config.store, config.rules, config.catalogue)
     )
-    decoded.dead | "WriteDeadLetters" >> WriteDeadLetters(config.dead_letters, config.store)
-    windows.dead | "WriteRefusedViews" >> WriteDeadLetters(config.dead_letters, config.store)
+    decoded.dead | "WriteDeadLetters" >> WriteDeadLetters(config.dead_letters, config.store, key_from=config.store)
+    windows.dead | "WriteRefusedViews" >> WriteDeadLetters(config.dead_letters, config.store, key_from=config.store)
     return Built(windows.rows, decoded.dead)
 
 

@@ -25,6 +25,7 @@ from schemas.catalogue import Catalogue
 from schemas.event import Event
 from schemas.instants import DAY_MS, clock_ms, date_of
 from schemas.tables import ARCHIVE_ORDER
+from serving.keys import load_ring
 from transforms.archive_files import write_part
 from transforms.archive_graves import FORGET, ArchiveGraves
 from transforms.batch import Batch
@@ -137,8 +138,9 @@ def keyed_by_date(events: Sequence[Event], *, live: bool) -> list[tuple[str, Rec
 class WriteArchive(beam.PTransform):  # type: ignore[misc]
     """Batches of events with pseudonyms → files; gives a ``Written`` for each.
 
-    ``live``: rows say when they were received. ``regroup_s``: for runners whose bundles are short (Dataflow), group events
-    by date for so many seconds, in the runner's own durable state, before they are written.
+    ``live``: rows say when they were received. ``key_from``: whose keys tell under which names somebody was forgotten (see
+    ``load_ring``), ``None``: under the one that an event has. ``regroup_s``: for runners whose bundles are short (Dataflow), group
+    events by date for so many seconds, in the runner's own durable state, before they are written.
     """
 
     directory: str
@@ -147,27 +149,29 @@ class WriteArchive(beam.PTransform):  # type: ignore[misc]
     flush_events: int = FLUSH_EVENTS
     max_buffered: int = MAX_BUFFERED
     regroup_s: float | None = None
+    key_from: str | None = None
 
     def expand(self, events: beam.PCollection[Batch]) -> beam.PCollection[Any]:
         """Write all events."""
         if self.regroup_s is None:
-            work = _WriteBundle(self.directory, self.catalogue, self.live, (self.flush_events, self.max_buffered))
+            bounds = (self.flush_events, self.max_buffered)
+            work = _WriteBundle(self.directory, self.catalogue, self.key_from, self.live, bounds)
             return events | "Files" >> beam.ParDo(work).with_output_types(Any)
         return (
             events
             | "ByDate" >> beam.FlatMap(keyed_by_date, live=self.live).with_output_types(tuple[str, Any])
             | "Regroup" >> beam.GroupIntoBatches.WithShardedKey(self.flush_events, self.regroup_s)
-            | "Files" >> beam.ParDo(_WriteGroup(self.directory, self.catalogue)).with_output_types(Any)
+            | "Files" >> beam.ParDo(_WriteGroup(self.directory, self.catalogue, self.key_from)).with_output_types(Any)
         )
 
 
 class _Write(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, directory: str, catalogue: str) -> None:
-        self._directory, self._catalogue_path = directory, catalogue
+    def __init__(self, directory: str, catalogue: str, key_from: str | None) -> None:
+        self._directory, self._catalogue_path, self._key_from = directory, catalogue, key_from
 
     def setup(self) -> None:
         self._catalogue = load_catalogue(self._catalogue_path)
-        self._graves = ArchiveGraves(self._directory)
+        self._graves = ArchiveGraves(self._directory, None if self._key_from is None else load_ring(self._key_from))
 
     def write(self, waiting: Waiting) -> Written:
         written = write_archive(self._directory, waiting, self._catalogue, self._graves)
@@ -178,8 +182,8 @@ class _Write(beam.DoFn):  # type: ignore[misc]
 
 
 class _WriteBundle(_Write):
-    def __init__(self, directory: str, catalogue: str, live: bool, bounds: tuple[int, int]) -> None:
-        super().__init__(directory, catalogue)
+    def __init__(self, directory: str, catalogue: str, key_from: str | None, live: bool, bounds: tuple[int, int]) -> None:
+        super().__init__(directory, catalogue, key_from)
         self._live, self._bounds = live, bounds
 
     def start_bundle(self) -> None:

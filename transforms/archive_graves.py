@@ -1,4 +1,8 @@
-"""The tombstones of an archive: who may not come back into it, and how somebody gets one."""
+"""The tombstones of an archive: who may not come back into it, and how somebody gets one.
+
+A tombstone is of a name. While there are several keys, sealed ids tell which names are one id's: who was forgotten under one of
+them gets a tombstone under the one that comes, so that it still holds when the other key is gone.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +15,21 @@ from numpy.typing import NDArray
 
 from schemas.identity import NEVER, digest_of, tombstone_of
 from schemas.ledger import TOMBSTONE, UNLINK, entries_in, entry_of_tombstone
+from schemas.pseudonym import KeyRing, Pseudonyms
 from transforms.erasing import Cleansed, Implied, cleansed
 from transforms.ledger import change_ledger, ledger_mark, read_ledger, with_entries
+from transforms.names import Names
 
 FORGET: Final = "forget"
+SEALED_OF: Final = {"user_id": "sealed_user_id", "anonymous_id": "sealed_anonymous_id"}
 
 
 class ArchiveGraves:
-    """The tombstones and unlinkings in an archive's ledger, as of the last look."""
+    """The tombstones and unlinkings in an archive's ledger, as of the last look; with a ``ring`` of keys, under all names."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, ring: KeyRing | None = None) -> None:
         self._directory = directory
+        self._names = None if ring is None or len(ring.keys) == 1 else Names(Pseudonyms(ring))
         self._mark = ""
         self._times: dict[bytes, int] = {}
         self._unlinked: dict[str, int] = {}
@@ -61,10 +69,12 @@ class ArchiveGraves:
 
     def follow(self, implied: Mapping[str, Implied]) -> dict[str, int]:
         """Who is forgotten with a user they were linked to, and until when: where a link isn't void."""
-        return {key: found.until for key, found in implied.items() if self._unlinked.get(key, NEVER) < found.linked_at}
+        return {key: found.until for key, found in implied.items() if self._unlinked_at(key) < found.linked_at}
 
     def admitted(self, table: pa.Table) -> Cleansed:
         """Rows without what is of forgotten ids; who is forgotten because of a link in them gets a tombstone first."""
+        if self._times and self._names is not None:
+            self.bury(self._under_other_names(table, self._names))
         while self._times:
             done = cleansed(table, self)
             follow = {key: time for key, time in self.follow(done.implied).items() if self._times.get(digest_of(key), NEVER) < time}
@@ -78,7 +88,23 @@ class ArchiveGraves:
         columns = (forgets[name].to_pylist() for name in ("user", "anonymous_id"))
         people: dict[str, int] = {}
         for user, anonymous, time in zip(*columns, forgets["event_time"].cast(pa.int64()).to_pylist(), strict=True):
-            with_it = [anonymous] if anonymous not in (None, user) and self._unlinked.get(anonymous, NEVER) < time else []
+            with_it = [anonymous] if anonymous not in (None, user) and self._unlinked_at(anonymous) < time else []
             for key in (user, *with_it):
                 people[key] = max(time, people.get(key, NEVER))
         self.bury(people)
+
+    def _unlinked_at(self, key: str) -> int:
+        names = (key,) if self._names is None else self._names.of(key)
+        return max(self._unlinked.get(name, NEVER) for name in names)
+
+    def _under_other_names(self, table: pa.Table, known: Names) -> dict[str, int]:
+        """Ids in some rows that were forgotten under another name than this, and when (ms UTC)."""
+        known.bound()
+        named: set[str] = set()
+        for name, sealed in SEALED_OF.items():
+            if sealed in table.column_names:
+                for pair in table.select([name, sealed]).group_by([name, sealed], use_threads=False).aggregate([]).to_pylist():
+                    if pair[name] is not None and pair[sealed] is not None:
+                        known.learn(pair[name], pair[sealed])
+                        named.add(pair[name])
+        return {key: max(self._times.get(digest_of(name), NEVER) for name in known.of(key)) for key in named}

@@ -24,14 +24,13 @@ from schemas.ledger import TOMBSTONE, Entry, entries_in, ledger_of
 from schemas.pseudonym import Pseudonyms, replaced, version_of
 from schemas.tables import ARCHIVE_ORDER
 from transforms.archive_files import parts_of, read_part, write_part
-from transforms.archive_graves import ArchiveGraves
+from transforms.archive_graves import SEALED_OF, ArchiveGraves
 from transforms.erasing import opened_part, rewriting
 from transforms.ledger import change_ledger, read_ledger
 from transforms.names import Names
 from transforms.whole_files import exists
 
-_SEALED_OF: Final = {"user_id": "sealed_user_id", "anonymous_id": "sealed_anonymous_id"}
-_IDS: Final = ("user", *_SEALED_OF)
+_IDS: Final = ("user", *SEALED_OF)
 _PSEUDONYM: Final = re.compile(r"[1-9]\d{0,5}:[0-9a-f]{64}", re.ASCII)
 _LONGEST_VERSION: Final = 7  # digits and the colon
 _VERSION_BYTES: Final = 3
@@ -99,14 +98,14 @@ def rotate_ledger(archive: str, known: Names, current: int) -> ArchiveMoved:
 
 def renamed_events(table: pa.Table, known: Names, current: int) -> pa.Table:
     """Rows of the archive with the names, and the sealed ids, of one key, as far as it is known whose they are."""
-    for name, sealed in _SEALED_OF.items():
+    for name, sealed in SEALED_OF.items():
         if sealed in table.column_names:
             for pair in table.select([name, sealed]).group_by([name, sealed], use_threads=False).aggregate([]).to_pylist():
                 if pair[name] is not None and pair[sealed] is not None:
                     known.learn(pair[name], pair[sealed])
     for name in _IDS:
         table = _mapped(table, name, lambda old: known.under(old, current))
-    for name, sealed in _SEALED_OF.items():
+    for name, sealed in SEALED_OF.items():
         if sealed in table.column_names:
             table = _sealed_anew(table, name, sealed, known, current)
     return _mapped(table, "experiment", lambda text: _renamed_text(text, known, current)).sort_by(ARCHIVE_ORDER)
@@ -115,7 +114,7 @@ def renamed_events(table: pa.Table, known: Names, current: int) -> pa.Table:
 def versions_in(path: str) -> set[int]:
     """The key versions of the names, and of the sealed ids, in a file; read from its statistics where they tell."""
     with opened_part(path) as (file, _):
-        names = [name for name in (*_IDS, *_SEALED_OF.values()) if name in file.schema_arrow.names]
+        names = [name for name in (*_IDS, *SEALED_OF.values()) if name in file.schema_arrow.names]
         return {version for name in names for version in _versions_in(file, name)}
 
 
@@ -150,7 +149,7 @@ def _also_buried(table: pa.Table, known: Names, current: int, graves: ArchiveGra
     """New names of ids that were forgotten under an old one, and when: late copies come under either."""
     if not graves.digests:
         return {}
-    names = pa.concat_arrays([table[name].cast(pa.string()).combine_chunks() for name in _SEALED_OF]).unique().drop_null()
+    names = pa.concat_arrays([table[name].cast(pa.string()).combine_chunks() for name in SEALED_OF]).unique().drop_null()
     until = zip(names.to_pylist(), graves.until_of(names).tolist(), strict=True)
     return {known.under(name, current): time for name, time in until if time != NEVER}
 
