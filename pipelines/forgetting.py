@@ -69,13 +69,11 @@ class Person:
             self._sealed.add(seal(key, raw_id))
 
     def add_key(self, key: str, sealed: bytes) -> None:
-        """Forget an id by one of its pseudonyms, and by the others where it is sealed."""
+        """Forget an id by one of its pseudonyms, and by the others where it is what was sealed."""
         self._keys[key] = None
-        if sealed:
-            self._sealed.add(sealed)
-            raw_id = self._pseudonyms.opened(sealed)
-            if raw_id is not None:
-                self.add(raw_id)
+        raw_id = self._pseudonyms.raw_of(key, sealed)
+        if raw_id is not None:
+            self.add(raw_id)
 
     @property
     def until(self) -> dict[str, int]:

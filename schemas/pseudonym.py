@@ -155,6 +155,16 @@ class Pseudonyms:
         """The raw id that was sealed with one of the keys, ``None`` without its key."""
         return opened(self.ring, sealed)
 
+    def raw_of(self, pseudonym: str, sealed: bytes | None) -> str | None:
+        """The raw id of a pseudonym, where it is what was sealed. Nobody who claims so is believed: it is computed again."""
+        raw_id = self.opened(sealed) if sealed else None
+        return raw_id if raw_id is not None and pseudonym in self.names(raw_id) else None
+
+    def names_of(self, pseudonym: str, sealed: bytes | None) -> tuple[str, ...]:
+        """All pseudonyms of an id by one of them and the sealed id; that one alone where it isn't what was sealed."""
+        raw_id = self.raw_of(pseudonym, sealed)
+        return (pseudonym,) if raw_id is None else self.names(raw_id)
+
 
 def replaced(value: Any, replacements: Mapping[Any, str]) -> Any:
     """JSON data in which every text or number, and every key, that is a key of ``replacements`` is replaced.
@@ -206,8 +216,8 @@ def renamed(event: Event, pseudonyms: Pseudonyms) -> Event:
     current, new = pseudonyms.ring.current.version, {}
     for known, sealed in ((event.user_id, event.sealed_user_id), (event.anonymous_id, event.sealed_anonymous_id)):
         if known is not None and sealed and version_of(known) != current:
-            raw_id = pseudonyms.opened(sealed)
-            if raw_id is not None and known in pseudonyms.names(raw_id):  # else the wire claims what isn't so
+            raw_id = pseudonyms.raw_of(known, sealed)
+            if raw_id is not None:
                 new[known] = (pseudonyms(raw_id), pseudonyms.seal(raw_id))
     if not new:
         return event

@@ -54,7 +54,7 @@ def bury_id(store: Store, pseudonyms: Pseudonyms, raw_id: str, now: int) -> Buri
         everybody |= dict.fromkeys(sorted(found))
         linked = {key: sealed for key, sealed in _linked_by_then(store, found, now).items() if key not in everybody}
         others |= linked
-        found = {name for key, sealed in linked.items() for name in _names(pseudonyms, key, sealed)}.difference(everybody)
+        found = {name for key, sealed in linked.items() for name in pseudonyms.names_of(key, sealed)}.difference(everybody)
     read = store.read_windows([], 1)
     for key in everybody:
         store.empty_row(key, now)
@@ -75,11 +75,6 @@ def _linked_by_then(store: Store, keys: Collection[str], now: int) -> dict[str, 
         for key, identity in theirs.items()
         if any(link.other in keys and identity.unlinked < link.time <= now for link in identity.links)
     }
-
-
-def _names(pseudonyms: Pseudonyms, key: str, sealed: bytes) -> tuple[str, ...]:
-    raw_id = pseudonyms.opened(sealed) if sealed else None
-    return (key,) if raw_id is None else (key, *pseudonyms.names(raw_id))
 
 
 def _of_user(store: Store, key: str, user: str, said: Said) -> list[str]:

@@ -11,8 +11,11 @@ from serving.store.protocol import Store
 
 
 def opted_out(row: ProfileRow) -> bool:
-    """Whether the row says so itself, or whoever evaluated it found that its person is."""
-    return row.opted_out or row.emptied == "opted_out"
+    """Whether its person is, by whoever evaluated it; while nobody has, and it is nobody else's, by what the row says itself.
+
+    A row's own opt-out isn't the last word once it was evaluated: another id of the person may have opted in since.
+    """
+    return row.emptied == "opted_out" or (row.opted_out and row.link is None and says_nothing(row))
 
 
 def says_nothing(row: ProfileRow) -> bool:
@@ -39,8 +42,7 @@ def is_anothers(row: ProfileRow, names: Collection[str]) -> bool:
 
 def names_in(link: Link, pseudonyms: Pseudonyms) -> tuple[str, ...]:
     """What the user in a link may be called: by the name in it alone, or where there are several keys, by all of theirs."""
-    raw_id = pseudonyms.opened(link.sealed) if link.sealed and len(pseudonyms.ring.keys) > 1 else None
-    return (link.other,) if raw_id is None else pseudonyms.names(raw_id)
+    return pseudonyms.names_of(link.other, link.sealed) if len(pseudonyms.ring.keys) > 1 else (link.other,)
 
 
 def followed(row: ProfileRow, user: ProfileRow) -> ProfileRow:

@@ -8,8 +8,8 @@ import pytest
 
 from rules import RULES_PATH
 from schemas.event import Event
-from schemas.identity import Said
-from schemas.profile_row import ProfileRow, unlinked_cell
+from schemas.identity import Linked, Said
+from schemas.profile_row import ProfileRow, linked_cell, sealed_cell, unlinked_cell
 from schemas.pseudonym import pseudonymise
 from schemas.view import pack_attributes
 from serving.controls import Buried, bury_id, keep_consent
@@ -100,6 +100,16 @@ def test_who_is_forgotten_is_answered_nothing_at_once_and_late_copies_stay_out(s
     told(maintainer, event("forget", 100, "ann"), event("forget", 100, None, "browser"))
     assert list(store.keys()) == [BOB]
     assert store.read_windows([BOB], 9).identities[BOB].linked == ()
+
+
+def test_a_row_that_claims_to_be_anothers_leads_to_nobody(store: Store) -> None:
+    maintainer = person(store, linked=True)
+    store.write_identity(
+        [(ANN, linked_cell(Linked(BROWSER, PSEUDONYMS.seal("bob")))), (BROWSER, sealed_cell(PSEUDONYMS.seal("bob")))]
+    )
+    assert set(bury_id(store, PSEUDONYMS, "ann", START + 100).keys) == {ANN, BROWSER}
+    told(maintainer, event("forget", 100, "ann"))
+    assert len(store.read_windows([BOB], 9).cells[BOB]) == 6
 
 
 def test_who_was_linked_later_or_by_a_link_that_is_undone_is_not_forgotten_with_a_user(store: Store) -> None:

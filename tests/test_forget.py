@@ -308,6 +308,16 @@ def test_a_phone_whose_row_alone_tells_whose_it_was_goes_too(world: World, monke
     assert world.traces(HER_PHONE) == []
 
 
+def test_a_row_that_claims_to_be_anothers_leads_to_nobody(world: World) -> None:
+    world.play([event("a1", NOW - HOUR_MS, ANNA, HER_PHONE), event("b1", NOW - HOUR_MS, BEN)])
+    claimed = Linked(pseudonym_of(RING.current, HER_PHONE), seal(RING.current, BEN))
+    open_store(world.store).write_identity([(pseudonym_of(RING.current, ANNA), linked_cell(claimed))])
+    assert world.forget(ANNA)["clean"]
+    assert world.views(BEN) == ["b1"]
+    assert sorted(world.archived()) == ["b1"]
+    assert world.traces(HER_PHONE, ANNA + '"') == []
+
+
 def test_unfinished_files_of_killed_writers_go(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.play(happenings())
     (part, *_) = sorted(world.archive.glob("date=*/*.parquet"))
