@@ -40,6 +40,7 @@ from schemas.tables import PEOPLE
 from serving.store import check_uri, open_store
 from serving.withdrawn import WITHDRAWN, encode_withdrawn
 from transforms.archive_files import check_archive_path, dates_of
+from transforms.burying import bury_as_archived
 from transforms.metrics import DayCounts, segments_table
 from transforms.metrics_files import check_metrics_path, dates_with_metrics, last_segments, parquet_of, write_metrics
 from transforms.night import EvaluateNight, Night, Plan, decode_night, encode_night, nothing, sample_in
@@ -190,6 +191,8 @@ def _due_dates(config: Config, date: str) -> list[str]:
 def _night(config: Config, options: Any, given: Given, date: str) -> Outcome:
     began = time.monotonic()
     staging = f"{config.metrics}/_staging"
+    if config.store is not None:
+        bury_as_archived(config.store, config.archive, given.release)  # whatever the quality gate says of the day
     with _work_folder(config, staging) as spill:
         keys = keys_of(config.store)
         plan = Plan(date, given.release, given.catalogue, 0, 0, spill, config.store, staging, config.archive, *keys)

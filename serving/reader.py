@@ -109,7 +109,7 @@ class SegmentReader:
         row, source, reason, _ = read
         if row is None:
             return SegmentsRead((), None, None, None, source, reason)
-        if row.opted_out or row.emptied == "opted_out":
+        if opted_out(row):
             return SegmentsRead((), None, None, None, source, "opted_out")
         membership = row.membership
         if membership is None:
@@ -152,7 +152,7 @@ class SegmentReader:
             return RowRead(browser, source, None)
         if mine.link is not None:
             return await self._followed(mine, source, until_s)
-        if browser is not None and says_nothing(mine) and not mine.opted_out:
+        if browser is not None and says_nothing(mine) and not opted_out(mine):
             return RowRead(browser, source, None)
         return RowRead(mine, source, None, browser is not None and browser.link is not None)
 

@@ -152,7 +152,6 @@ def test_segments_come_with_version_age_and_source() -> None:
         (None, (), "unknown_user"),
         (ProfileRow("k:ann", None, None), (), "unknown_user"),
         (row("k:ann"), (), "no_segments"),
-        (row("k:ann", "suv", opted_out=True), (), "opted_out"),
         (ProfileRow("k:ann", None, None, opted_out=True), (), "opted_out"),
         (ProfileRow("k:ann", None, None, emptied="opted_out"), (), "opted_out"),
         (ProfileRow("k:ann", None, None, emptied="no_views"), (), "unknown_user"),
@@ -335,7 +334,7 @@ def test_who_opted_out_during_a_read_is_read_anew() -> None:
         await asyncio.sleep(0.01)
         reader.forget("ann")
         assert (await before).reason is None
-        rows.held["k:ann"] = row("k:ann", "suv", opted_out=True)
+        rows.held["k:ann"] = OUT
         assert (await reader.read("ann", now=NOW)).reason == "opted_out"
 
     played(play)
@@ -402,13 +401,14 @@ def test_a_user_and_their_browser_are_read_in_one_call() -> None:
     played(play)
 
 
-ANN, OUT = row("k:ann", "suv"), row("k:ann", "suv", opted_out=True)
+ANN, OUT = row("k:ann", "suv"), ProfileRow("k:ann", None, None, emptied="opted_out", opted_out=True)
 BROWSER, NOTHING = row("k:browser", "van"), ProfileRow("k:ann", None, None)
 
 
 @pytest.mark.parametrize(
     ("user", "browser", "names", "reason"),
     [
+        (row("k:ann", "suv", opted_out=True), BROWSER, ["suv"], None),  # evaluated since: another id of hers opted in
         (ANN, BROWSER, ["suv"], None),  # the link, if there comes one, is not there yet
         (NOTHING, BROWSER, ["van"], None),  # signed in this second
         (NOTHING, linked("k:browser", "k:bob"), [], "unknown_user"),  # a shared device
@@ -417,10 +417,11 @@ BROWSER, NOTHING = row("k:browser", "van"), ProfileRow("k:ann", None, None)
         (NOTHING._replace(emptied="no_views"), BROWSER, [], "unknown_user"),
         (NOTHING._replace(emptied="opted_out"), BROWSER, [], "opted_out"),
         (OUT, BROWSER, [], "opted_out"),
-        (ANN, BROWSER._replace(opted_out=True), [], "opted_out"),
-        (ANN, linked("k:browser", "k:ann", opted_out=True), [], "opted_out"),
+        (ANN, NOTHING._replace(opted_out=True), [], "opted_out"),
+        (ANN, BROWSER._replace(membership=None, emptied="opted_out"), [], "opted_out"),
+        (ANN, linked("k:browser", "k:ann", opted_out=True), ["suv"], None),  # her row was evaluated with that
         (ANN, linked("k:browser", "k:bob", opted_out=True), ["suv"], None),
-        (NOTHING, BROWSER._replace(opted_out=True), [], "opted_out"),
+        (NOTHING, NOTHING._replace(opted_out=True), [], "opted_out"),
         (ANN, RowError("row k:browser…"), ["suv"], None),
         (RowError("row k:ann…"), BROWSER, [], "bad_row"),
     ],
@@ -440,7 +441,8 @@ def test_of_a_user_and_a_browser_the_users_row_counts_unless_it_is_not_there_and
 @pytest.mark.parametrize(
     ("browser", "user", "names", "reason"),
     [
-        (linked("k:browser", "k:ann", opted_out=True), ANN, [], "opted_out"),
+        (linked("k:browser", "k:ann", opted_out=True), ANN, ["suv"], None),
+        (linked("k:browser", "k:ann", opted_out=True), OUT, [], "opted_out"),
         (linked("k:browser", "k:ann"), OUT, [], "opted_out"),
         (linked("k:browser", "k:ann"), NOTHING, [], "unknown_user"),
         (linked("k:browser", "k:ann")._replace(membership=BROWSER.membership), NOTHING, ["van"], None),
@@ -448,7 +450,7 @@ def test_of_a_user_and_a_browser_the_users_row_counts_unless_it_is_not_there_and
         (linked("k:browser", "k:ann"), RowError("row k:ann…"), [], "bad_row"),
     ],
 )
-def test_of_a_browser_alone_its_own_opt_out_counts_and_then_what_the_users_row_says(
+def test_of_a_browser_that_is_a_users_what_the_users_row_says_counts(
     browser: ProfileRow, user: ProfileRow | RowError, names: list[str], reason: str | None
 ) -> None:
     async def play(reader: SegmentReader, rows: PlayedRows) -> None:
@@ -467,7 +469,7 @@ OLD = row("1:ann", "van")
     [
         ({"1:ann": OLD}, ["van"], None),
         ({"k:ann": ANN, "1:ann": OLD}, ["suv"], None),
-        ({"k:ann": ANN, "1:ann": OLD._replace(opted_out=True)}, [], "opted_out"),
+        ({"k:ann": ANN, "1:ann": NOTHING._replace(opted_out=True)}, [], "opted_out"),
         ({"k:ann": NOTHING._replace(emptied="no_views"), "1:ann": OLD}, ["van"], None),
         ({"k:ann": NOTHING._replace(emptied="no_views")}, [], "unknown_user"),
         ({"1:ann": linked("1:ann", "1:bob", b"bob"), "k:bob": row("k:bob", "estate")}, ["estate"], None),
