@@ -26,7 +26,7 @@ from schemas.instants import clock_ms
 from schemas.pseudonym import Pseudonyms
 from serving.keys import load_ring
 from serving.store import check_uri, open_store
-from transforms.archive_files import check_archive_path
+from transforms.archive_files import check_archive_path, parts_of
 from transforms.canary import prepared
 from transforms.names import OneRowEach
 from transforms.rules_file import load_catalogue, load_release
@@ -124,6 +124,8 @@ def short(pseudonym: str) -> str:
 
 def _unlink(config: Config, known: Known) -> None:
     rules = prepared(load_release(config.rules, load_catalogue(config.catalogue)))
+    if config.archive is not None:
+        parts_of(config.archive)  # a mistyped folder would become an archive that no night reads
     link = find(known, config.user, config.words[2], config.archive)
     document = unlink(known, rules, link, config.archive, clock_ms())
     if config.as_json:
