@@ -28,6 +28,7 @@ from pipelines.forgetting import (
     Say,
     bury,
     clear_naming,
+    compact,
     count_rows,
     erase_archive,
     erase_files,
@@ -39,7 +40,7 @@ from pipelines.forgetting import (
     wait,
 )
 from pipelines.receipts import check_receipt, code_version, load_signing_key, write_receipt
-from pipelines.verification import Found, found_in
+from pipelines.verification import STORE_FILES, Found, found_in, in_sqlite_files
 from rules import CATALOGUE_PATH, RULES_PATH
 from schemas.errors import EXIT_FAILED, EXIT_OK, ConfigError, shown
 from schemas.event import MAX_ID_BYTES
@@ -183,6 +184,12 @@ def forget(config: Config, say: Say) -> dict[str, Any]:
             store.purge()
         with done.phase("search"):
             found = found_in(places, person.traces, at, say)
+        if set(found.traces) == {STORE_FILES}:
+            say("the store's file is written anew: bytes of cells that are gone are left between others")
+            with done.phase("purge"):
+                compact(store)
+            with done.phase("search"):
+                found = found._replace(traces=in_sqlite_files(store.uri, person.traces).traces)
         if not found.traces:
             break
         with done.phase("rows"):

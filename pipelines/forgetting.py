@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import itertools
 import os
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,6 +19,7 @@ from typing import Final, NamedTuple
 
 from apache_beam.io.filesystems import FileSystems
 
+from schemas.errors import StoreUnavailableError
 from schemas.identity import NEVER, tombstone_of
 from schemas.instants import SECOND_MS, clock_ms
 from schemas.ledger import LINK, TOMBSTONE, entries_in, entry_of_tombstone
@@ -37,6 +39,7 @@ from transforms.traces import Traces
 LEFTOVER_AGE_MS: Final = 60 * SECOND_MS  # a writer renames its file within seconds
 _SETTLES_S: Final = 0.5
 _ROWS_AT_ONCE: Final = 500
+_COMPACT_WAIT_S: Final = 60.0
 
 Say = Callable[[str], None]
 
@@ -201,6 +204,20 @@ def erase_files(places: Places, person: Person, done: Done) -> None:
             _count(done, "table_rows", erase_table(path, traces))
     for path in (*places.dead_letters, *places.files):
         pending_path(path).unlink(missing_ok=True)
+
+
+def compact(store: Store) -> None:
+    """Write a SQLite store's file anew: what lies between its cells is no cell, so overwriting cells as they go leaves it.
+
+    It takes as long as copying the file; writers wait meanwhile. ``StoreUnavailableError`` while others don't let go of it.
+    """
+    try:
+        with contextlib.closing(sqlite3.connect(store.uri.removeprefix("sqlite:///"), timeout=_COMPACT_WAIT_S)) as connection:
+            connection.execute("VACUUM")
+    except sqlite3.OperationalError as error:
+        msg = f"store {store.uri} can't be written anew, must be free for that, on a disk with room for a copy: {error}"
+        raise StoreUnavailableError(msg) from error
+    store.purge()
 
 
 def wait(seconds: float, since: float) -> None:

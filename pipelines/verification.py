@@ -29,6 +29,7 @@ from transforms.plain_files import open_lines, pending_path
 from transforms.traces import Traces
 
 _CELLS_AT_ONCE: Final = 20_000
+STORE_FILES: Final = "store_files"
 
 
 class Found(NamedTuple):
@@ -46,6 +47,9 @@ class Found(NamedTuple):
         """Return both together."""
         scanned, traces, newer, rows = other
         return Found(self.scanned + scanned, self.traces + traces, self.newer + newer, self.rows | rows)
+
+
+NOTHING: Final = Found(Counter(), Counter(), Counter())
 
 
 def found_in(places: Places, traces: Traces, at: int, say: Say) -> Found:
@@ -97,7 +101,7 @@ def in_store(places: Places, traces: Traces, at: int) -> Found:
             bad["cells"] += 1
             rows.add(cell.row)
     found = Found(scanned, +bad, +newer, frozenset(rows))
-    return found + _in_sqlite_files(places.store.uri, traces, newer=bool(newer))
+    return found + (in_sqlite_files(places.store.uri, traces) if not newer else NOTHING)
 
 
 def _naming(cells: Sequence[AnyCell], traces: Traces) -> list[AnyCell]:
@@ -122,16 +126,16 @@ def _is_old(cell: AnyCell, at: int) -> bool:
     return cell.time <= at and (cell.family == SPEED or (cell.family == IDENTITY and not timeless))
 
 
-def _in_sqlite_files(uri: str, traces: Traces, *, newer: bool) -> Found:
-    """Where a row may hold something newer, bytes tell nothing."""
+def in_sqlite_files(uri: str, traces: Traces) -> Found:
+    """Search the bytes of a SQLite store's files. Where a row holds something newer, they tell nothing."""
     scanned: Counter[str] = Counter()
     bad: Counter[str] = Counter()
     if uri.startswith("sqlite:"):
         for end in ("", "-wal", "-shm"):
             path = Path(uri.removeprefix("sqlite:///") + end)
-            if path.exists() and not newer:
+            if path.exists():
                 scanned["store_bytes"] += path.stat().st_size
-                bad["store_files"] += any(map(traces.found_in, _blocks(path)))
+                bad[STORE_FILES] += any(map(traces.found_in, _blocks(path)))
     return Found(scanned, +bad, Counter())
 
 
@@ -146,7 +150,7 @@ def _blocks(path: Path) -> Iterator[bytes]:
 def _in_archive(archive: str, traces: Traces, at: int, say: Say) -> Found:
     work = functools.partial(_in_part, traces=traces, at=at)
     parts = parts_of(archive)
-    found = sum(in_parallel(work, parts, functools.partial(_tell, say)), Found(Counter(), Counter(), Counter()))
+    found = sum(in_parallel(work, parts, functools.partial(_tell, say)), NOTHING)
     for path in (ledger_path(archive), *_leftovers(archive)):
         if FileSystems.exists(path):
             found += _in_ledger(path, traces)

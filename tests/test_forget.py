@@ -318,6 +318,15 @@ def test_a_row_that_claims_to_be_anothers_leads_to_nobody(world: World) -> None:
     assert world.traces(HER_PHONE, ANNA + '"') == []
 
 
+def test_bytes_between_the_cells_of_a_sqlite_file_go(world: World) -> None:
+    # Pages that SQLite has moved cells about in; its secure_delete overwrites cells, not what is left between them.
+    world.play([event(n, NOW - HOUR_MS - n * 1_000, f"kiosk-user-{n:04}", "the-kiosk-99") for n in range(230)])
+    document = world.forget("the-kiosk-99")
+    assert document["clean"]
+    assert world.traces("the-kiosk-99") == []
+    assert world.views("kiosk-user-0007") == ["e7"]
+
+
 def test_unfinished_files_of_killed_writers_go(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.play(happenings())
     (part, *_) = sorted(world.archive.glob("date=*/*.parquet"))
