@@ -18,6 +18,7 @@ FOR_EVER: Final = 1 << 62  # after every instant
 MAX_LINKS: Final = 100  # ids that may be linked to one user: behind a "user" of more is no person
 EVIDENCE_DAYS: Final = 10  # for which evidence is kept beside the first, back from the newest
 DIGEST_BYTES: Final = 16
+UNLINKING: Final = 1 << 32  # by what a store's number of burials grows when links were undone and nobody was buried
 _TOMBSTONE: Final = b"forecourt tombstone\0"
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from schemas.identity import MAX_LINKS, digest_of
+from schemas.identity import MAX_LINKS, digest_of, links_void_until, tombstone_of
 from schemas.instants import DAY_MS, HOUR_MS, clock_ms
-from schemas.profile_row import unlinked_cell
-from serving.store import Store, open_store
+from schemas.profile_row import LINKED, LINKS, IdentityCell, unlinked_cell
+from serving.store import Refusal, RowUpdate, Store, open_store
 from tests.people import PSEUDONYMS, RULES, Killed, Stream, changes_of, faults_of, killed, marks_of
 from tests.reference_people import Happening, left_of
 from transforms.forgetting import Graves, forget_people
 from transforms.rows import refresh_rows
+from transforms.windows import Maintainer
 
 pytestmark = pytest.mark.alone
 
@@ -143,6 +146,93 @@ def test_a_tombstone_tells_nothing_but_whether_it_is_of_an_id(store: Store) -> N
     graves = Graves()
     assert (bool(graves), graves.look(store), graves.look(store), bool(graves)) == (False, True, False, True)
     assert (graves.time_of(key), graves.among([key, "1:other"])) == (START, {key: START})
+
+
+class Meanwhile:
+    """A store with whose tombstones something happens each time somebody looks for new ones."""
+
+    def __init__(self, store: Store, happens: Callable[[int], None]) -> None:
+        self._store, self._happens, self.looks = store, happens, 0
+        self.written: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def burials(self) -> int:
+        self.looks += 1
+        self._happens(self.looks)
+        return self._store.burials()
+
+    def write_identity(self, cells: Sequence[tuple[str, IdentityCell]]) -> list[Refusal]:
+        self.written += [key for key, cell in cells if cell.qualifier[:1] in (LINKS, LINKED)]
+        return self._store.write_identity(cells)
+
+
+def test_while_others_are_forgotten_a_batch_is_made_once_and_what_is_known_stays_known(store: Store) -> None:
+    def bury(number: int) -> None:
+        store.bury([tombstone_of(f"1:{number:064}", START)])
+        store.empty_row(f"1:{number:064}", START)
+
+    busy = Meanwhile(store, bury)
+    maintainer = Maintainer(busy)  # type: ignore[arg-type]
+    for number, looks in ((1, 2), (2, 3)):
+        done = maintainer.maintain(RULES, changes_of([event(number, "listing_view", number, ANN, PHONE)]))
+        assert (done.new, busy.looks) == (1, looks), "one look a batch, after its writes"
+    assert len(busy.written) == 2, "the second event says nothing new of who is whom"
+
+
+def test_who_is_forgotten_while_written_about_is_gone_also_when_the_store_then_fails(sqlite_store_uri: str) -> None:
+    # phone ─ link(Ann) ─ view: Ann's row is written though the batch is the phone's alone; then Ann is forgotten, and it fails
+    store = open_store(sqlite_store_uri)
+    store.init()
+    Stream(store).take(changes_of([event(1, "identify", 1, ANN, PHONE), event(2, "listing_view", 2, ANN)]))
+    phone, ann = PSEUDONYMS(PHONE), PSEUDONYMS(ANN)
+    late: list[RowUpdate] = []
+
+    def forget(number: int) -> None:
+        if number == 2:
+            forget_people(store, RULES, {ann: START + 9 * HOUR_MS})
+            store.write_memberships(late)  # what was read before comes after all
+            raise Killed
+
+    busy = Meanwhile(store, forget)
+    maintainer = Maintainer(busy)  # type: ignore[arg-type]
+    batch = changes_of([event(3, "listing_view", 3, None, PHONE)])
+    write = store.write_memberships
+    busy.write_memberships = lambda updates: late.extend(updates) or write(updates)  # type: ignore[attr-defined]
+    with pytest.raises(Killed):
+        maintainer.maintain(RULES, batch)
+    assert [update.key for update in late] == [ann]
+    assert store.read_row(ann).profile is not None
+    maintainer.maintain(RULES, batch)
+    assert list(store.keys()) == []
+    assert not any(is_in(raw_id, store) for raw_id in (ANN, PHONE))
+    assert not any(
+        phone.encode() in path.read_bytes() for path in Path(sqlite_store_uri.removeprefix("sqlite:///")).parent.iterdir()
+    )
+    store.close()
+
+
+def test_an_unlinking_goes_with_the_id_that_is_forgotten_on_that_date(store: Store) -> None:
+    now = START + 3 * HOUR_MS
+    Stream(store).take(changes_of([event(1, "listing_view", 1, None, PHONE), event(2, "identify", 2, ANN, PHONE)]))
+    store.write_identity([(PSEUDONYMS(PHONE), unlinked_cell(links_void_until(now)))])
+    store.bury([])
+    refresh_rows(store, RULES, [PSEUDONYMS(PHONE)], relinked=[PSEUDONYMS(PHONE)])
+    forget_people(store, RULES, {PSEUDONYMS(PHONE): now})
+    assert not is_in(PHONE, store)
+    assert list(store.keys()) == [PSEUDONYMS(ANN)]
+
+
+def test_what_was_written_before_a_link_was_undone_is_written_again(store: Store) -> None:
+    stream, tomorrow = Stream(store), 30
+    stream.take(changes_of([event(1, "identify", 1, ANN, PHONE), event(2, "listing_view", 1, None, PHONE)]))
+    store.write_identity([(PSEUDONYMS(PHONE), unlinked_cell(links_void_until(START)))])
+    store.bury([])
+    refresh_rows(store, RULES, [PSEUDONYMS(PHONE)], relinked=[PSEUDONYMS(PHONE)])
+    stream.take(changes_of([event(3, "identify", tomorrow, ANN, PHONE)]))
+    row = store.read_row(PSEUDONYMS(ANN))
+    assert row.profile is not None, "the browser is hers once more"
 
 
 def test_a_late_copy_stays_out_and_what_is_newer_comes_in(store: Store) -> None:

@@ -20,7 +20,7 @@ def graves_of(key: str, time: int) -> Graves:
     class Store:
         names = staticmethod(lambda key: (key,))
         burials = staticmethod(lambda: 1)
-        tombstones = staticmethod(lambda: [Tombstone(digest_of(key), 1, time)])
+        tombstones = staticmethod(lambda since: [Tombstone(digest_of(key), 1, time)])
 
     graves = Graves()
     graves.look(Store())  # type: ignore[arg-type]

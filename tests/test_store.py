@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.errors import ConfigError, StoreError, StoreUnavailableError
-from schemas.identity import Identity, Link, Linked, Said, Tombstone
-from schemas.instants import DAY_MS, clock_ms
+from schemas.identity import UNLINKING, Identity, Link, Linked, Said, Tombstone
+from schemas.instants import DAY_MS, HOUR_MS, clock_ms
 from schemas.profile_row import (
     FAMILIES,
     Emptied,
@@ -445,6 +445,23 @@ def test_of_tombstones_with_one_digest_the_newest_stays_and_burials_grow(store: 
     assert numbers[0] > 0
     assert set(store.tombstones()) == {one._replace(time=RECENT + 5), other}
     assert list(store.keys()) == [], "they are no rows"
+
+
+def test_tombstones_are_as_many_as_there_are_and_those_buried_of_late_are_told_apart(store: Store) -> None:
+    of_late = clock_ms() - HOUR_MS
+    many = [Tombstone(number.to_bytes(2, "big") * 8, 1, RECENT + number) for number in range(0, 65_536, 4)]
+    store.bury(many)
+    assert set(store.tombstones()) == set(many)
+    assert set(store.tombstones(of_late)) == set(many), "buried just now, whenever they were forgotten"
+    store.bury([many[7]._replace(time=RECENT)])
+    assert set(store.tombstones(of_late)) == set(many)
+
+
+def test_links_that_were_undone_are_told_from_burials(store: Store) -> None:
+    store.bury([Tombstone(b"d" * 16, 1, RECENT)])
+    store.bury([])
+    store.bury([Tombstone(b"e" * 16, 1, RECENT)])
+    assert store.burials() == UNLINKING + 2
 
 
 def test_keys_and_dumps_are_of_everything_a_row_may_hold(store: Store) -> None:

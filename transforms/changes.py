@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
 from schemas.event import Event
-from schemas.identity import Link, Linked, Said
+from schemas.identity import NEVER, Link, Linked, Said
 from schemas.instants import DAY_MS
 from schemas.profile_row import (
     LINKED,
@@ -78,10 +78,12 @@ class Known:
 
     Also the pairs whose anonymous id is another user's.
 
-    A link is known when an earlier one of that date was written. Forgetting what it knows costs a write.
+    A link is known when an earlier one of that date was written. Forgetting what it knows costs a write. ``buried`` tells until
+    when an id was forgotten: what was known of it before isn't any more.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, buried: Callable[[str], int] = lambda _: NEVER) -> None:
+        self._buried = buried
         self._young: dict[int, int] = {}
         self._old: dict[int, int] = {}
         self._full: dict[str, str] = {}
@@ -103,7 +105,7 @@ class Known:
     def written(self, cells: Iterable[tuple[str, IdentityCell]]) -> None:
         """Remember what these said: they are in the store now."""
         for row, cell in cells:
-            if (mark := _mark_of(row, cell)) is not None:
+            if (mark := self._mark(row, cell)) is not None:
                 self._young[mark] = min(cell.time, self._young.get(mark, cell.time))
         if len(self._young) >= REMEMBERED // 2:
             self._old, self._young = self._young, {}
@@ -119,7 +121,7 @@ class Known:
         found = 0
         for change in changes:
             if change.other is not None:
-                pair = hash((change.other, change.key))
+                pair = hash((change.other, change.key, self._buried(change.other), self._buried(change.key)))
                 owner = owners.get(change.other)
                 if owner is not None:
                     (self._conflicting.add if owner != change.key else self._conflicting.discard)(pair)
@@ -129,18 +131,32 @@ class Known:
         return found
 
     def clear(self) -> None:
-        """Know nothing any more: somebody was forgotten, or links were undone."""
+        """Know nothing any more: links were undone."""
         self._young, self._old, self._full = {}, {}, {}
         self._conflicting.clear()
 
     def _knows(self, row: str, cell: IdentityCell) -> bool:
         if self._full and self._is_beyond(row, cell):
             return True
-        mark = _mark_of(row, cell)
+        mark = self._mark(row, cell)
         if mark is None:
             return False
         known = min((known for each in (self._young, self._old) if (known := each.get(mark)) is not None), default=None)
         return known is not None and (known < cell.time or cell.time == 0)
+
+    def thinned(self) -> None:
+        """Know of no user any more that they have as many links as count: somebody was forgotten."""
+        self._full = {}
+
+    def _mark(self, row: str, cell: IdentityCell) -> int | None:
+        """What is equal for cells of which the first says all; ``None`` for those that are always written."""
+        kind = cell.qualifier[:1]
+        if kind == LINKED:
+            return hash((row, cell, self._buried(row), self._buried(cell.qualifier[1:].decode())))
+        if kind == LINKS:
+            other = cell.qualifier.rpartition(b"\0")[2].decode()
+            return hash((row, other, cell.time // DAY_MS, self._buried(row), self._buried(other)))
+        return None
 
     def _is_beyond(self, row: str, cell: IdentityCell) -> bool:
         """Whether it is of a link to a user who has enough."""
@@ -148,11 +164,3 @@ class Known:
         if kind == LINKED:
             return cell.qualifier[1:].decode() > self._full.get(row, _AFTER_ALL)
         return kind == LINKS and row > self._full.get(cell.qualifier.rpartition(b"\0")[2].decode(), _AFTER_ALL)
-
-
-def _mark_of(row: str, cell: IdentityCell) -> int | None:
-    """What is equal for cells of which the first says all; ``None`` for those that are always written."""
-    kind = cell.qualifier[:1]
-    if kind == LINKED:
-        return hash((row, cell))
-    return hash((row, cell.qualifier.rpartition(b"\0")[2], cell.time // DAY_MS)) if kind == LINKS else None

@@ -10,8 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from schemas.identity import MAX_LINKS, NEVER, NOBODY, Identity, Linked, digest_of, links_void_until, tombstone_of
-from schemas.profile_row import LINKED, SEALED, cells_of, link_cell, linked_cell, sealed_cell
+from schemas.identity import (
+    MAX_LINKS,
+    NEVER,
+    NOBODY,
+    UNLINKING,
+    Identity,
+    Linked,
+    digest_of,
+    links_void_until,
+    tombstone_of,
+)
+from schemas.instants import clock_ms
+from schemas.profile_row import LINKED, SEALED, UNLINKED, cells_of, link_cell, linked_cell, sealed_cell
 from serving.store import Store, WindowRead
 from transforms.canary import Prepared
 from transforms.changes import Change
@@ -22,8 +33,10 @@ class Graves:
     """The tombstones of a store, as of the last look."""
 
     def __init__(self) -> None:
-        self._burials = 0
+        self.burials = 0  # the number of the store's at the last look
+        self._looked_at = NEVER
         self._times: dict[bytes, int] = {}
+        self._seen: dict[bytes, int] = {}
         self._names: Callable[[str], Sequence[str]] = lambda key: (key,)
 
     def __bool__(self) -> bool:
@@ -33,12 +46,23 @@ class Graves:
     def look(self, store: Store) -> bool:
         """Read what is new; whether anything was taken out of the store since the last look."""
         self._names = store.names
-        burials = store.burials()
-        if burials == self._burials:
+        now, burials = clock_ms(), store.burials()
+        if burials == self.burials:
             return False
-        self._times = {tombstone.digest: tombstone.time for tombstone in store.tombstones()}
-        self._burials = burials
+        for digest, _, time in store.tombstones(self._looked_at):
+            if time > self._times.get(digest, NEVER):
+                self._times[digest], self._seen[digest] = time, burials
+        self.burials, self._looked_at = burials, now
         return True
+
+    @property
+    def unlinkings(self) -> int:
+        """How often links were undone, up to the last look."""
+        return self.burials // UNLINKING
+
+    def is_news(self, key: str, burials: int) -> bool:
+        """Whether it was first seen at a look after the one that told ``burials`` until when the id was forgotten."""
+        return burials != self.burials and any(self._seen.get(digest_of(name), 0) > burials for name in self._names(key))
 
     def time_of(self, key: str) -> int:
         """When the id of a pseudonym was forgotten (ms UTC), under whichever key; ``NEVER`` if it wasn't."""
@@ -92,22 +116,24 @@ def allowed(changes: Sequence[Change], graves: Graves) -> Allowed:
     return found
 
 
-def forget_people(store: Store, rules: Prepared, people: Mapping[str, int]) -> dict[str, int]:
+def forget_people(store: Store, rules: Prepared, people: Mapping[str, int], graves: Graves | None = None) -> dict[str, int]:
     """Forget ids, each up to an instant (ms UTC), and every anonymous id that was linked to them by then; all that are forgotten.
 
-    What is newer stays. On a shared device nobody can tell whose the views without a user were: they go too.
+    What is newer stays. On a shared device nobody can tell whose the views without a user were: they go too. ``graves`` of the
+    store, where the caller has looked at them before, spare reading all of them once more.
     """
+    graves = Graves() if graves is None else graves
     everybody: dict[str, int] = {}
     seen: dict[str, tuple[Linked, ...]] = {}
     while True:
-        everybody |= _forget_those_seen(store, rules, people)
+        everybody |= _forget_those_seen(store, rules, people, graves)
         left = {key: identity.linked for key, identity in store.read_windows(list(people), 1).identities.items()}
         if left == seen or not any(len(linked) > MAX_LINKS for linked in left.values()):  # more than a store may tell at once
             return everybody
         seen = left
 
 
-def _forget_those_seen(store: Store, rules: Prepared, people: Mapping[str, int]) -> dict[str, int]:
+def _forget_those_seen(store: Store, rules: Prepared, people: Mapping[str, int], graves: Graves) -> dict[str, int]:
     everybody: dict[str, int] = {}
     found = dict(people)
     while found:
@@ -115,7 +141,7 @@ def _forget_those_seen(store: Store, rules: Prepared, people: Mapping[str, int])
         store.bury([tombstone_of(name, time) for key, time in found.items() for name in store.names(key)])
         everybody |= found
         found = _linked_by_then(store, found, everybody)
-    clear_rows(store, rules, list(everybody), last=people)
+    clear_rows(store, rules, list(everybody), last=people, graves=graves)
     return everybody
 
 
@@ -129,12 +155,14 @@ def implied_people(store: Store, implied: Mapping[tuple[str, int], int]) -> dict
     return people
 
 
-def clear_rows(store: Store, rules: Prepared, keys: Sequence[str], last: Collection[str] = ()) -> None:
+def clear_rows(
+    store: Store, rules: Prepared, keys: Sequence[str], last: Collection[str] = (), graves: Graves | None = None
+) -> None:
     """Take out of rows what is of forgotten ids, and out of the rows around them what they say of those; evaluate all anew.
 
-    Rows in ``last`` keep what leads to the others until nothing else is left to do.
+    Rows in ``last`` keep what leads to the others until nothing else is left to do. ``graves`` as in ``forget_people``.
     """
-    scene = _scene_of(store, keys)
+    scene = _scene_of(store, keys, Graves() if graves is None else graves)
     people, around = scene.people, [key for key in scene.identities if key not in scene.people]
     for key, time in people.items():
         store.empty_row(key, time)
@@ -162,16 +190,15 @@ class _Scene(NamedTuple):
     read: WindowRead
 
 
-def _scene_of(store: Store, keys: Sequence[str]) -> _Scene:
-    times = {tombstone.digest: tombstone.time for tombstone in store.tombstones()}
+def _scene_of(store: Store, keys: Sequence[str], graves: Graves) -> _Scene:
+    graves.look(store)
     read = WindowRead(NEVER, {}, {})
     people: dict[str, int] = {}
     unread = list(dict.fromkeys(keys))
     while unread:
         more = store.read_windows(unread, 1)
         read = WindowRead(read.time if read.cells else more.time, read.cells | more.cells, read.identities | more.identities)
-        graves = {key: max(times.get(digest_of(name), NEVER) for name in store.names(key)) for key in unread}
-        people |= {key: time for key, time in graves.items() if time != NEVER}
+        people |= graves.among(unread)
         said = [read.identities.get(key, NOBODY) for key in people]
         named = dict.fromkeys(other for identity in said for other in _named_in(identity))
         unread = [key for key in named if key not in read.cells]
@@ -200,9 +227,10 @@ def _idle_in(scene: _Scene) -> dict[str, list[bytes]]:
     linked_still = {key for pair in kept for key in pair}
     for key, time in people.items():
         own = cells_of(scene.identities[key]._replace(links=(), linked=()))
+        gone = [cell for cell in own if cell.time <= (links_void_until(time) if cell.qualifier == UNLINKED else time)]
         cells = scene.read.cells[key]
-        alive = key in linked_still or (cells and cells[0].time > time) or any(cell.time > time for cell in own)
-        idle[key] += [cell.qualifier for cell in own if cell.time <= time and not (alive and cell.qualifier == SEALED)]
+        alive = key in linked_still or (cells and cells[0].time > time) or len(gone) < len(own)
+        idle[key] += [cell.qualifier for cell in gone if not (alive and cell.qualifier == SEALED)]
     return idle
 
 

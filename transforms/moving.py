@@ -44,30 +44,38 @@ class RowsMoved(NamedTuple):
         return RowsMoved(*map(sum, zip(self, other, strict=True)))
 
 
-def move_rows(store: OneRowEach, rules: Prepared, rows: Mapping[str, str]) -> RowsMoved:
+def move_rows(
+    store: OneRowEach,
+    rules: Prepared,
+    rows: Mapping[str, str],
+    graves: Graves,
+    told: Callable[[Iterable[str]], None] = lambda _: None,
+) -> RowsMoved:
     """Move rows: by key, the key of the row that each belongs into. Doing it again, or half of it, changes nothing.
 
-    Whoever calls this looks for new tombstones afterwards, as after any write.
+    Who was forgotten meanwhile is cleared away again before the old rows go: as long as those are there, it is all done anew.
+    ``told`` hears whose rows are to be written.
     """
     done = RowsMoved()
     for page in _pages(rows):
         time = store.beneath.read_windows([], 1).time
         for part in _parts(store.dumps(page)):
-            done += _move(store, rules, {old: rows[old] for old in part}, part, time)
+            done += _move(store, rules, {old: rows[old] for old in part}, part, time, graves, told)
     return done
 
 
-def move_older(store: OneRowEach, rules: Prepared, keys: Sequence[str]) -> list[str]:
-    """Move the older rows of people whose rows were read just now; where to. ``keys`` are those that were written.
+def move_older(
+    store: OneRowEach, rules: Prepared, keys: Sequence[str], graves: Graves, told: Callable[[Iterable[str]], None]
+) -> None:
+    """Move the older rows of people whose rows were read just now. ``keys`` are those that were written.
 
     Who doesn't write with the newest key looks again: another may have begun rows under a newer one meanwhile.
     """
     if store.knows_newer:
         store.read_windows(keys, 1)
     rows = store.older_rows()
-    move_rows(store, rules, rows)
+    move_rows(store, rules, rows, graves, told)
     store.older_rows()  # of others, whom these are linked to: they are moved when it is about them
-    return list(rows.values())
 
 
 def rotate_rows(store: OneRowEach, rules: Prepared, told: Callable[[RowsMoved], None] = lambda _: None) -> RowsMoved:
@@ -81,9 +89,7 @@ def rotate_rows(store: OneRowEach, rules: Prepared, told: Callable[[RowsMoved], 
             store.known.learn_identity(key, identity)
         rows = {key: new for key in page if (new := store.known.current(key)) != key}
         bury_again(store, rows.values(), graves)
-        done += move_rows(store, rules, rows)
-        if graves.look(store):
-            clear_rows(store, rules, list(graves.among(rows.values())))
+        done += move_rows(store, rules, rows, graves)
         for key in page:
             if key not in rows and (read.cells[key] or key in read.identities):
                 done += RowsMoved(unsealed=1)
@@ -119,7 +125,22 @@ def copied(dump: Dump, old: str, new: str, known: Names) -> tuple[list[ViewCell]
     return views, cells_of(who._replace(sealed=known.sealed(old, version, who.sealed)))
 
 
-def _move(store: OneRowEach, rules: Prepared, rows: Mapping[str, str], dumps: Mapping[str, Dump], time: int) -> RowsMoved:
+def _move(
+    store: OneRowEach,
+    rules: Prepared,
+    rows: Mapping[str, str],
+    dumps: Mapping[str, Dump],
+    time: int,
+    graves: Graves,
+    told: Callable[[Iterable[str]], None],
+) -> RowsMoved:
+    about = set(rows.values())
+
+    def noted(keys: Iterable[str]) -> None:
+        about.update(keys := list(keys))
+        told(keys)
+
+    told(about)
     _learn_others(store, dumps)
     views: list[tuple[str, ViewCell]] = []
     cells: list[tuple[str, IdentityCell]] = []
@@ -133,7 +154,10 @@ def _move(store: OneRowEach, rules: Prepared, rows: Mapping[str, str], dumps: Ma
         lost |= {part[refusal.position][0] for refusal in store.beneath.append(part).refused}
     lost |= {cells[refusal.position][0] for refusal in store.beneath.write_identity(cells)}
     linked = {new for old, new in rows.items() if _links_in(dumps[old])}
-    lost |= refresh_rows(store, rules, list(dict.fromkeys(rows.values())), linked).refused.keys()
+    lost |= refresh_rows(store, rules, list(dict.fromkeys(rows.values())), linked, told=noted).refused.keys()
+    graves.look(store)
+    if buried := list(graves.among(about)):
+        clear_rows(store, rules, buried, graves=graves)
     done = {old: dumps[old] for old, new in rows.items() if new not in lost}
     store.take_out(done, time)
     names = sum(store.is_older(store.known.current(link.other)) for dump in done.values() for link in _links_in(dump))

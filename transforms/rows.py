@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -95,12 +95,17 @@ def update_of(key: str, cells: Sequence[ViewCell], read_time: int, rules: Prepar
 
 
 def refresh_rows(
-    store: Store, rules: Prepared, keys: Sequence[str], relinked: Collection[str] = (), forgotten: Collection[str] = ()
+    store: Store,
+    rules: Prepared,
+    keys: Sequence[str],
+    relinked: Collection[str] = (),
+    forgotten: Collection[str] = (),
+    told: Callable[[Iterable[str]], None] = lambda _: None,
 ) -> Refreshed:
     """Read the people of some rows, evaluate, write their memberships.
 
     ``relinked`` are rows whose links changed: all who were ever linked to them are refreshed too, and what others gave them goes.
-    Where nothing is left of those that are ``forgotten``, not even that is written.
+    Where nothing is left of those that are ``forgotten``, not even that is written. ``told`` hears whose rows are to be written.
     """
     people = read_people(store, keys, relinked)
     updates: list[RowUpdate] = []
@@ -113,10 +118,11 @@ def refresh_rows(
         if update is not None:
             updates.append(update)
     updates += [_emptied(key, "alias", people) for key in relinked if people.owner(key) is not None]
+    told(update.key for update in updates)
     refused = {updates[refusal.position].key: refusal.message for refusal in store.write_memberships(updates)}
     for key in {*keys, *people.keys}.intersection(forgotten).difference(update.key for update in updates):
         store.drop_membership(key, people.read.time)
-    _tidy(store, rules, people, [*keys, *people.keys], relinked, forgotten)
+    _tidy(store, rules, people, [*keys, *people.keys], relinked, forgotten, told)
     full = {key: linked[-1].other for key in people.keys if len(linked := counted(people.identity(key).linked)) == MAX_LINKS}
     owners = {key: people.owner(key) for key in relinked}
     identities = people.read.identities
@@ -156,6 +162,7 @@ def _tidy(
     keys: Sequence[str],
     relinked: Collection[str],
     forgotten: Collection[str],
+    told: Callable[[Iterable[str]], None],
 ) -> None:
     """Remove views that an opt-out of their own row emptied it of, and links that say nothing, or nothing that others don't."""
     for key in dict.fromkeys(key for key in keys if people.identity(key).said):
@@ -167,7 +174,7 @@ def _tidy(
         store.delete_identity(idle)
     beyond = [(key, linked) for key in people.keys for linked in _beyond(people.identity(key))]
     if beyond:
-        _cut_off(store, rules, beyond)
+        _cut_off(store, rules, beyond, told)
     loose = (
         [(key, column) for key in people.keys if key not in forgotten for column in _loose_ends(people, key)] if relinked else []
     )
@@ -188,14 +195,14 @@ def _beyond(identity: Identity) -> list[Linked]:
     return sorted(identity.linked)[MAX_LINKS:]
 
 
-def _cut_off(store: Store, rules: Prepared, beyond: Sequence[tuple[str, Linked]]) -> None:
+def _cut_off(store: Store, rules: Prepared, beyond: Sequence[tuple[str, Linked]], told: Callable[[Iterable[str]], None]) -> None:
     """Undo links to users who have more than count: ids that are no part of them are by themselves, and no row says otherwise."""
     pairs = {(linked.other, key) for key, linked in beyond}
     others = list(dict.fromkeys(linked.other for _, linked in beyond))
     links = [(key, link) for key, identity in store.read_windows(others, 1).identities.items() for link in identity.links]
     store.delete_identity([(key, link_cell(link).qualifier) for key, link in links if (key, link.other) in pairs])
     store.delete_identity([(key, linked_cell(linked).qualifier) for key, linked in beyond])
-    refresh_rows(store, rules, others, relinked=others)
+    refresh_rows(store, rules, others, relinked=others, told=told)
 
 
 def _loose_ends(people: People, key: str) -> list[bytes]:

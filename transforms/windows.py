@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import gc
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import apache_beam as beam
@@ -77,8 +77,12 @@ class Maintainer:
     def __init__(self, store: Store, pseudonyms: Pseudonyms | None = None) -> None:
         self._moving = None if pseudonyms is None or len(pseudonyms.ring.keys) == 1 else OneRowEach(store, pseudonyms)
         self._store = store if self._moving is None else self._moving
-        self._known, self._graves = Known(), Graves()
+        self._graves = Graves()
+        self._known = Known(self._graves.time_of)
         self._graves.look(self._store)
+        self._unlinkings = self._graves.unlinkings
+        self._about: dict[str, int] = {}  # whom it is writing about, and how many had been buried when it began to
+        self._is_clean = True
 
     def maintain(self, rules: Prepared, changes: Sequence[Change]) -> Maintained:
         """Make the changes: append, read the rows back, evaluate, write. Each row is touched once.
@@ -86,31 +90,56 @@ class Maintainer:
         Raises ``StoreUnavailableError`` when the store fails for now; doing it all again is then right.
         """
         forgotten: dict[str, int] = {}
-        moved: list[str] = []
         if self._moving is not None:
             self._moving.learn(cell for change in changes for cell in change.cells)
         done = self._once(rules, changes, forgotten)
         if self._moving is not None:
             bury_again(self._store, (change.key for change in changes), self._graves)
-            moved = move_older(self._moving, rules, done.keys)
+            move_older(self._moving, rules, done.keys, self._graves, self._note)
         # After the last write: who was forgotten meanwhile may have come back by it, and what was known may be gone.
-        looked = False
-        while self._graves.look(self._store):
-            looked = True
-            self._known.clear()
+        rewritten = False
+        while True:
+            overtaken, undone = self._overtaken(), self._links_undone()
+            if not overtaken and (rewritten or not undone):
+                break
+            rewritten |= undone  # nothing was taken for written that no longer is: once is enough
             again = self._once(rules, changes, forgotten)
             done = again._replace(new=done.new + again.new, keys=list(dict.fromkeys([*done.keys, *again.keys])))
-            if moved:
-                clear_rows(self._store, rules, list(self._graves.among(moved)))
-        if looked:
+            if overtaken:
+                clear_rows(self._store, rules, list(overtaken), graves=self._graves)
+                self._about |= overtaken
+        if not self._is_clean:
             self._store.purge()  # what came back for a moment is gone from rows, and still in a file
+        self._about, self._is_clean = {}, True
         wanted = sum(change.view is not None for change in changes) - sum(done.unwanted.values()) - len(done.refused)
         new = min(done.new, wanted)
         return done._replace(new=new, copies=wanted - new)
 
+    def _note(self, keys: Iterable[str]) -> None:
+        """Remember whom something is to be written about; a call that fails is made again, and remembers it still."""
+        for key in keys:
+            self._about.setdefault(key, self._graves.burials)
+
+    def _overtaken(self) -> dict[str, int]:
+        """Look for tombstones: who was forgotten while something was written about them, and how many are buried now."""
+        if self._graves.look(self._store):
+            self._known.thinned()
+        burials = self._graves.burials
+        overtaken = {key: burials for key, then in self._about.items() if then != burials and self._graves.is_news(key, then)}
+        self._is_clean = self._is_clean and not overtaken
+        return overtaken
+
+    def _links_undone(self) -> bool:
+        """Whether links were undone since the last call; then nothing is known any more."""
+        before, self._unlinkings = self._unlinkings, self._graves.unlinkings
+        if before != self._unlinkings:
+            self._known.clear()
+        return before != self._unlinkings
+
     def _once(self, rules: Prepared, changes: Sequence[Change], forgotten: dict[str, int]) -> Maintained:
         """Make the changes by the tombstones of the last look; ids in ``forgotten`` were forgotten by this batch before."""
         store = self._store
+        self._note(key for change in changes for key in (change.key, change.other) if key is not None)
         found = allowed(changes, self._graves)
         news = self._known.news(found.changes)
         views = [(change.key, change.view) for change in found.changes if change.view is not None]
@@ -119,20 +148,21 @@ class Maintainer:
         lost = _written(store, list(news.cells))
         touched = [key for index, (key, _) in enumerate(views) if index not in refused]
         keys = list(dict.fromkeys([*touched, *(row for row, _ in news.cells if row not in lost)]))
-        done = refresh_rows(store, rules, keys, news.relinked)
+        done = refresh_rows(store, rules, keys, news.relinked, told=self._note)
         lost |= done.refused
         if missing := [(row, cell) for row, cell in news.sealed.items() if row in done.unsealed]:
             lost |= {missing[refusal.position][0]: refusal.message for refusal in store.write_identity(missing)}
         refused |= {index: lost[key] for index, (key, _) in enumerate(views) if key in lost and index not in refused}
+        self._known.written(news.cells)  # before anybody is forgotten: what is written later is unknown
+        self._known.full(done.full)
+        conflicts = self._known.conflicts(found.changes, done.owners)
         for people in (found.forgotten, implied_people(store, found.implied)):
             found.barred.extend(key for key in people if key in forgotten)
             if people := {key: time for key, time in people.items() if time > forgotten.get(key, NEVER)}:
-                forgotten |= forget_people(store, rules, people)
+                self._is_clean = False
+                forgotten |= forget_people(store, rules, people, self._graves)
         if found.barred:  # whoever wrote them before the tombstone came may have been killed before it looked
-            clear_rows(store, rules, found.barred)
-        self._known.written(news.cells)
-        self._known.full(done.full)
-        conflicts = self._known.conflicts(found.changes, done.owners)
+            clear_rows(store, rules, found.barred, graves=self._graves)
         written = [view for index, view in enumerate(views) if index not in refused]
         unwanted = {
             FORGOTTEN: sum(change.view is not None for change in found.refused),

@@ -40,7 +40,7 @@ from google.cloud.bigtable.data.row_filters import (
 )
 
 from schemas.errors import StoreError, StoreTimeoutError, StoreUnavailableError
-from schemas.identity import MAX_LINKS, NOBODY, Identity, Tombstone
+from schemas.identity import MAX_LINKS, NEVER, NOBODY, UNLINKING, Identity, Tombstone
 from schemas.instants import LAST_INSTANT_MS, clock_ms
 from schemas.profile_row import (
     BASE,
@@ -86,7 +86,10 @@ FIRST_KEY: Final = b"0"  # rows of users begin with a digit
 MAX_ENTRIES_A_WRITE: Final = 1_000  # Bigtable allows 100,000 mutations a request; the emulator doesn't check
 
 STATE_ROW: Final = "!state"  # below every row key; in columns of their own, which no reader of rows asks for
-TOMBSTONES_ROW: Final = "!tombstones"
+TOMBSTONES_ROW: Final = "!tombstones"  # how many there are; they themselves lie in 256 rows, by the first byte of their digest
+TOMBSTONES_A_WRITE: Final = 10_000
+TOMBSTONE_ROWS_A_READ: Final = 16
+BURIED_WITHIN_MS: Final = 3 * MAX_CLOCK_SKEW_MS  # from a tombstone's timestamp until it is counted, by anybody's clock
 BURIALS: Final = b"!burials"
 MAX_SAID: Final = 200  # consents of one row that are looked at, the newest
 EMULATOR: Final = "BIGTABLE_EMULATOR_HOST"
@@ -281,37 +284,39 @@ class BigtableStore:
 
     def read_state(self, name: str) -> bytes | None:
         """The newest value under a name, within 250 ms."""
-        row = self._state_row(STATE_ROW, RowFilterChain([_column(PROFILE, f"!{name}".encode()), CellsColumnLimitFilter(1)]))
+        column = RowFilterChain([_column(PROFILE, f"!{name}".encode()), CellsColumnLimitFilter(1)])
+        row = self._state_row(STATE_ROW, column, ROW_DEADLINE_S)
         return None if row is None else bytes(row.cells[0].value)
 
     def bury(self, tombstones: Sequence[Tombstone]) -> None:
-        """Keep tombstones under their own time; then count, so that nobody who saw the count lacks one."""
-        cells = [
-            SetCell(
-                IDENTITY,
-                tombstone.digest,
-                tombstone.version.to_bytes(4, "big") + tombstone.time.to_bytes(8, "big"),
-                timestamp_micros=tombstone.time * 1000,
-            )
-            for tombstone in tombstones
-        ]
-        for fault in self._mutate([RowMutationEntry(TOMBSTONES_ROW, cells)] if cells else []):
-            raise StoreError(fault.message)
+        """Keep tombstones, each instant in a column of its own; then count, so that nobody who saw the count lacks one."""
+        for start in range(0, len(tombstones), TOMBSTONES_A_WRITE):
+            now, cells = clock_ms(), defaultdict[str, list[SetCell]](list)
+            for digest, version, time in tombstones[start : start + TOMBSTONES_A_WRITE]:
+                column = digest + time.to_bytes(8, "big")
+                cell = SetCell(IDENTITY, column, version.to_bytes(4, "big"), timestamp_micros=now * 1000)
+                cells[_tombstones_row(digest[0])].append(cell)
+            self._delete(RowMutationEntry(*entry) for entry in cells.items())
+        rule = IncrementRule(PROFILE, BURIALS, 1 if tombstones else UNLINKING)
         with translated_faults(self.uri, WRITE_DEADLINE_S):
-            self._table.read_modify_write_row(TOMBSTONES_ROW, IncrementRule(PROFILE, BURIALS), operation_timeout=WRITE_DEADLINE_S)
+            self._table.read_modify_write_row(TOMBSTONES_ROW, rule, operation_timeout=WRITE_DEADLINE_S)
 
     def burials(self) -> int:
-        """How often somebody was buried."""
-        row = self._state_row(TOMBSTONES_ROW, RowFilterChain([_column(PROFILE, BURIALS), CellsColumnLimitFilter(1)]))
+        """How often somebody was buried; nobody counts as ``UNLINKING``."""
+        number = RowFilterChain([_column(PROFILE, BURIALS), CellsColumnLimitFilter(1)])
+        row = self._state_row(TOMBSTONES_ROW, number, READ_DEADLINE_S)
         return 0 if row is None else int.from_bytes(row.cells[0].value, "big")
 
-    def tombstones(self) -> list[Tombstone]:
-        """All tombstones."""
-        row = self._state_row(TOMBSTONES_ROW, RowFilterChain([ColumnRangeFilter(IDENTITY), CellsColumnLimitFilter(1)]))
-        return [
-            Tombstone(cell.qualifier, int.from_bytes(cell.value[:4], "big"), int.from_bytes(cell.value[4:], "big"))
-            for cell in row or ()
-        ]
+    def tombstones(self, since: int = NEVER) -> list[Tombstone]:
+        """Those counted since an instant, and some more."""
+        start = dt.datetime.fromtimestamp(max(since - BURIED_WITHIN_MS, 0) / 1000, dt.UTC)
+        newest = RowFilterChain([ColumnRangeFilter(IDENTITY), TimestampRangeFilter(start=start), CellsColumnLimitFilter(1)])
+        found: dict[bytes, Tombstone] = {}
+        for row in self._read([_tombstones_row(first) for first in range(256)], newest, TOMBSTONE_ROWS_A_READ):
+            for cell in row:  # in order of time
+                digest, time = cell.qualifier[:-8], int.from_bytes(cell.qualifier[-8:], "big")
+                found[digest] = Tombstone(digest, int.from_bytes(cell.value, "big"), time)
+        return list(found.values())
 
     def forget(self, keys: Sequence[str]) -> None:
         """Delete rows with all they hold."""
@@ -382,11 +387,9 @@ class BigtableStore:
                 self._opened = _clients[known].get_table(instance, table)
         return self._opened
 
-    def _state_row(self, key: str, row_filter: RowFilter) -> Row | None:
-        with translated_faults(self.uri, ROW_DEADLINE_S):
-            return self._table.read_row(
-                key, row_filter=row_filter, operation_timeout=ROW_DEADLINE_S, attempt_timeout=ROW_DEADLINE_S
-            )
+    def _state_row(self, key: str, row_filter: RowFilter, deadline_s: float) -> Row | None:
+        with translated_faults(self.uri, deadline_s):
+            return self._table.read_row(key, row_filter=row_filter, operation_timeout=deadline_s, attempt_timeout=deadline_s)
 
     def _pages(self, row_filter: RowFilter) -> Iterator[Row]:
         """All rows of users, in order of key, read in pages: a stream has no deadline that fits any table."""
@@ -404,8 +407,8 @@ class BigtableStore:
         for fault in self._mutate(list(entries)):
             raise StoreError(fault.message)
 
-    def _read(self, keys: Sequence[str], row_filter: RowFilter) -> list[Row]:
-        pages = [list(keys[i : i + MAX_ROWS_A_READ]) for i in range(0, len(keys), MAX_ROWS_A_READ)]
+    def _read(self, keys: Sequence[str], row_filter: RowFilter, at_once: int = MAX_ROWS_A_READ) -> list[Row]:
+        pages = [list(keys[i : i + at_once]) for i in range(0, len(keys), at_once)]
         if not pages:
             return []
         self._table  # noqa: B018  (connect once, not in every thread)
@@ -501,6 +504,11 @@ def _identity_cells(cells: Iterable[Cell]) -> list[IdentityCell]:
 
 def _identity_cell(cell: Cell) -> IdentityCell:
     return IdentityCell(cell.qualifier, cell.value, cell.timestamp_micros // 1000)
+
+
+def _tombstones_row(first: int) -> str:
+    """The row of tombstones whose digest begins with a byte."""
+    return f"{TOMBSTONES_ROW}-{first:02x}"
 
 
 def _column(family: str, first: bytes, last: bytes | None = None) -> RowFilter:

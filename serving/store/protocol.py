@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from schemas.identity import Identity, Tombstone
+from schemas.identity import NEVER, Identity, Tombstone
 from schemas.profile_row import IdentityCell, ProfileRow, ViewCell
 
 
@@ -108,13 +108,16 @@ class Store(Protocol):
         """What was last kept under a name, ``None`` when nothing was."""
 
     def bury(self, tombstones: Sequence[Tombstone]) -> None:
-        """Keep tombstones; of several with one digest the newest stays. With none, only ``burials`` grows."""
+        """Keep tombstones; of several with one digest the newest stays. With none, only ``burials`` grows: links were undone."""
 
     def burials(self) -> int:
-        """A number that grows with each ``bury``: who remembers what rows hold can tell by it that something was taken out."""
+        """A number that grows with each ``bury``, by ``UNLINKING`` with one of nobody.
 
-    def tombstones(self) -> list[Tombstone]:
-        """All tombstones."""
+        Who remembers what rows hold can tell by it that something was taken out.
+        """
+
+    def tombstones(self, since: int = NEVER) -> list[Tombstone]:
+        """All tombstones; maybe without those buried well before ``since`` (ms UTC, by the clock)."""
 
     def forget(self, keys: Sequence[str]) -> None:
         """Delete rows with all they hold."""
