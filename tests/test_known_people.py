@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ from hypothesis import strategies as st
 
 from schemas.archive_rows import archive_table
 from schemas.event import Event
-from schemas.identity import FOR_EVER, MAX_LINKS, NEVER, Link, digest_of, evidence_of
+from schemas.identity import FOR_EVER, MAX_LINKS, NEVER, Link, digest_of, evidence_of, owning_link
 from schemas.instants import DAY_MS, format_instant
 from schemas.ledger import Entry, ledger_of
 from schemas.pseudonym import Pseudonyms, pseudonym_of, ring_of, seal
 from schemas.view import pack_attributes
+from serving.store import open_store
+from tests.people import PSEUDONYMS, Stream, changes_of
 from tests.reference_day import people_of_events, views_of_people
+from tests.reference_people import Happening
 from tests.strategies import CATALOGUE
 from transforms import known_ids, known_people
 from transforms.archived_people import names_of, of_people
@@ -170,14 +174,45 @@ def test_of_links_at_one_instant_the_first_by_event_id_counts_wherever_it_lies(t
         assert look_up(known_of(files_of(order, tmp_path, 2)), pa.array([device])).persons.to_pylist() == [second]
 
 
-def test_beyond_a_hundred_ids_an_id_is_nobodys(tmp_path):
-    user = "1:" + "f" * 64
+def test_beyond_a_hundred_ids_an_id_is_by_itself_or_the_next_users(tmp_path):
+    user, other = "1:" + "f" * 64, "1:" + "e" * 64
     devices = [f"1:{number:064x}" for number in range(MAX_LINKS + 3)]
-    paths = files_of([event(f"e{number}", "identify", 5, user, each) for number, each in enumerate(devices)], tmp_path)
-    known = known_of(paths)
+    said = [event(f"e{number}", "identify", 5, user, each) for number, each in enumerate(devices)]
+    last = event("last", "identify", DAY_MS, other, devices[-1])
+    known = known_of(files_of([*said, last, event("out", "opt_out", 6, user, None)], tmp_path), sealed=True)
     found = look_up(known, pa.array(devices))
-    assert [key for key, start in zip(devices, found.starts.tolist(), strict=True) if start == FOR_EVER] == devices[MAX_LINKS:]
-    assert known.counts["links"] == MAX_LINKS
+    assert found.persons.to_pylist() == [user] * MAX_LINKS + [*devices[MAX_LINKS:-1], other]
+    assert found.starts.tolist() == [FOR_EVER] * MAX_LINKS + [NEVER] * 3, "what the user says is nothing to those beyond"
+    assert (known.counts["links"], known.counts["conflicts"]) == (MAX_LINKS + 1, 0)
+    links = [(row["key"], row["other"]) for row in known.said.to_pylist() if row["kind"] == "link"]
+    assert sorted(links) == sorted([*((each, user) for each in devices[:MAX_LINKS]), (devices[-1], other)]), "nor is it staged"
+
+
+def test_a_user_of_too_many_ids_is_the_same_by_stream_and_by_night(tmp_path, sqlite_store_uri):
+    store = open_store(sqlite_store_uri)
+    store.init()
+    names = {PSEUDONYMS(raw): raw for raw in (f"browser-{number}" for number in range(MAX_LINKS + 5))}
+    browsers = sorted(names)
+    happened = [
+        Happening(f"e{number}", "listing_view", DAY_MS + number, "robot", names[each], {}) for number, each in enumerate(browsers)
+    ]
+    happened += [Happening(f"v{each}", "listing_view", DAY_MS + 9, None, names[each], {}) for each in browsers[-5:]]
+    happened += [Happening("next", "listing_view", 2 * DAY_MS, "ann", names[browsers[-1]], {})]
+    random.Random(3).shuffle(happened)
+    stream = Stream(store)
+    for start in range(0, len(happened), 40):
+        stream.take(changes_of(happened[start : start + 40]))
+    events = [event(each.event_id, "lead", each.time, *(each[3:5])) for each in happened]
+    people = [(None if each.user_id is None else PSEUDONYMS(each.user_id), PSEUDONYMS(str(each.anonymous_id))) for each in events]
+    events = [each._replace(user_id=user, anonymous_id=device) for each, (user, device) in zip(events, people, strict=True)]
+    found = look_up(known_of(files_of(events, tmp_path)), pa.array(browsers))
+    rows = store.read_windows(browsers, 1).identities
+    owners = [owning_link(rows[each].links) if each in rows else None for each in browsers]
+    assert found.persons.to_pylist() == [
+        each if owner is None else owner.other for each, owner in zip(browsers, owners, strict=True)
+    ]
+    assert found.starts.tolist() == [NEVER] * len(browsers)
+    store.close()
 
 
 def test_evidence_is_thinned_out_on_the_way_and_says_the_same(tmp_path, monkeypatch):

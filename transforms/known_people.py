@@ -77,12 +77,13 @@ def people_of(table: pa.Table, graves: dict[bytes, int], names: Mapping[str, str
 
     Adds to ``graves`` those who were linked to somebody forgotten.
     """
-    told = _told(table, names, graves)
+    told = _counted(_told(table, names, graves))
     links = told.is_kind(LINK)
-    owners, since, theirs = _owners(told, np.flatnonzero(links))
+    owners, since = _owners(told, np.flatnonzero(links))
     places = np.arange(len(told.ids))
     owned = owners >= 0
-    astray = owned & ~theirs  # beyond the ids that count, or linked to one that is linked itself
+    theirs = owned & (owners[owners] < 0)
+    astray = owned & ~theirs  # linked to one that is linked itself
     persons = np.where(owned & theirs, owners, places)
     starts = _starts(told, persons, astray, np.where(owned, since, NEVER))
     starts_of = np.where(astray, FOR_EVER, starts[persons])
@@ -167,24 +168,29 @@ def _evidence(coded: _Coded, rows: Ints) -> Ints:
     return np.asarray(rows[np.sort(by_pair[kept])])
 
 
-def _owners(told: _Coded, links: Ints) -> tuple[Ints, Ints, Flags]:
-    """By id: of whom it is by its first link (-1: nobody), since when, and whether that one is their own and it counts.
+def _counted(told: _Coded) -> _Coded:
+    """Without links of ids beyond those that count of a user, see ``schemas.identity.counted``: as if they weren't.
 
-    ``links`` are in order, see ``_evidence``.
+    Only when all is together, for of which ids are the first that shows then.
     """
-    ranks = _ranks(told.ids)
-    keys, others, times = told.keys[links], told.others[links], told.times[links]
-    first = np.flatnonzero(_changes(keys))
+    links = np.flatnonzero(told.is_kind(LINK))
+    keys, others = told.keys[links], told.others[links]
+    order = np.lexsort((_ranks(told.ids)[keys], others))
+    begins = _changes(others[order])
+    pairs = np.cumsum(_changes(others[order], keys[order]))
+    position = pairs - pairs[begins][np.cumsum(begins) - 1]
+    beyond = np.zeros(len(told.keys), np.bool_)
+    beyond[links[order[position >= MAX_LINKS]]] = True
+    return told.take(np.flatnonzero(~beyond)) if beyond.any() else told
+
+
+def _owners(told: _Coded, links: Ints) -> tuple[Ints, Ints]:
+    """By id: of whom it is by its first link (-1: nobody), and since when. ``links`` are in order, see ``_evidence``."""
+    keys = told.keys[links]
+    first = links[_changes(keys)]
     owners, since = np.full(len(told.ids), -1, np.int64), np.full(len(told.ids), NEVER, np.int64)
-    owners[keys[first]], since[keys[first]] = others[first], times[first]
-    by_user = np.lexsort((ranks[keys], others))
-    pairs = by_user[_changes(others[by_user], keys[by_user])]
-    begins = _changes(others[pairs])
-    position = np.arange(len(pairs)) - np.flatnonzero(begins)[np.cumsum(begins) - 1]
-    counted = pairs[position < MAX_LINKS]
-    theirs = np.zeros(len(told.ids), np.bool_)
-    theirs[keys[counted[owners[keys[counted]] == others[counted]]]] = True
-    return owners, since, theirs & (owners >= 0) & (owners[owners] < 0)
+    owners[told.keys[first]], since[told.keys[first]] = told.others[first], told.times[first]
+    return owners, since
 
 
 def _starts(told: _Coded, persons: Ints, astray: Flags, since: Ints) -> Ints:
