@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from pipelines import archive, simulate
+from schemas.errors import StoreUnavailableError
 from schemas.identity import Link, Linked, tombstone_of
 from schemas.instants import DAY_MS, format_instant, parse_date
 from schemas.ledger import Entry, entry_of_tombstone
@@ -261,6 +262,38 @@ def test_who_was_forgotten_after_the_rows_were_staged_does_not_come_back(tmp_pat
     assert [cell.time for cell in decode_base(base[1])] == [15]
     assert store.dump(device).base is None
     assert store.dump(user).identity == []
+    store.close()
+
+
+def test_what_a_try_that_failed_has_left_of_whom_was_forgotten_meanwhile_goes(
+    store_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # first try   look ── write ───────────────── look ── clear (fails)      the news is used up,
+    # forget              └ bury, clear ┘                                     when it is tried again
+    store = open_store(store_uri)
+    store.init()
+    user, rules = PSEUDONYMS("ann"), prepared(Release(parse_rules(yaml.safe_dump(RULES).encode(), CATALOGUE, "rules"), None))
+    page, graves = [Staged(user, [(user, encode_base([view_cell(5, "e5", pack_attributes({}))]))], [], [])], Graves()
+    write = store.write_bases
+
+    def write_later(*given: Any) -> Any:
+        store.bury([tombstone_of(user, 10)])
+        return write(*given)
+
+    def fail(*_: Any) -> None:
+        msg = "away"
+        raise StoreUnavailableError(msg)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "write_bases", write_later)
+        patch.setattr("transforms.publishing.clear_rows", fail)
+        with pytest.raises(StoreUnavailableError):
+            publish_rows(store, rules, page, 20, graves)
+    assert store.dump(user).base is not None
+    for by in (graves, Graves()):  # tried again by the same process, or by another, as the first was killed
+        write([*page[0].bases], 20)
+        assert publish_rows(store, rules, page, 20, by) == {}
+        assert list(store.keys()) == []
     store.close()
 
 

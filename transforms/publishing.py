@@ -39,7 +39,7 @@ from transforms.parity import compare_rows
 from transforms.patience import patiently
 from transforms.rows import refresh_rows
 from transforms.shards import Shard
-from transforms.staged import Staged, lacking_cells, staged_in, staged_of, table_of, without_forgotten
+from transforms.staged import Staged, lacking_cells, named_in, staged_in, staged_of, table_of, without_forgotten
 from transforms.stopping import go_on
 
 ROWS_AT_ONCE: Final = 250
@@ -95,7 +95,9 @@ def publish_rows(store: Store, rules: Prepared, page: Sequence[Staged], end: int
     Who was forgotten since they were staged doesn't come back: looked for before the write, and after it, as by every writer.
     """
     graves.look(store)
-    page = [without_forgotten(each, graves) for each in page]
+    staged, page = page, [without_forgotten(each, graves) for each in page]
+    # A try before this one, which failed, or was killed, after the write may have left what is barred now.
+    barred = [key for before, after in zip(staged, page, strict=True) if after != before for key in named_in(before)]
     _learn(store, page)
     rows = list(dict.fromkeys(key for each in page for key in each.rows))
     read = store.read_windows(rows, 1)
@@ -112,8 +114,9 @@ def publish_rows(store: Store, rules: Prepared, page: Sequence[Staged], end: int
     relinked = {key for key, cell in lacking if cell.qualifier[:1] in (LINKS, LINKED, UNLINKED)}
     keys = dict.fromkeys([*(each.person for each in page if each.bases or each.emptied), *(key for key, _ in lacking)])
     lost |= refresh_rows(store, rules, [key for key in keys if key not in lost], relinked - lost.keys()).refused
-    while graves.look(store):
-        clear_rows(store, rules, list(graves.among(rows)))
+    while graves.look(store) or barred:
+        clear_rows(store, rules, list(graves.among(dict.fromkeys([*rows, *barred]))))
+        barred = []
     return lost
 
 

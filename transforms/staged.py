@@ -100,7 +100,7 @@ def lacking_cells(stored: Identity, cells: Sequence[IdentityCell]) -> list[Ident
 
 def without_forgotten(staged: Staged, graves: Graves) -> Staged:
     """Without what is of ids that were forgotten by now."""
-    times = graves.among([*staged.rows, *_others(staged)])
+    times = graves.among(named_in(staged))
     if not times:
         return staged
     bases = []
@@ -113,6 +113,11 @@ def without_forgotten(staged: Staged, graves: Graves) -> Staged:
     return staged._replace(bases=bases, cells=cells)
 
 
+def named_in(staged: Staged) -> list[str]:
+    """All ids that it is about, or names."""
+    return [*staged.rows, *(_other(cell) for _, cell in staged.cells if cell.qualifier[:1] in (LINKS, LINKED))]
+
+
 def _is_barred(key: str, cell: IdentityCell, times: Mapping[str, int]) -> bool:
     if cell.qualifier[:1] == LINKED:
         return False  # it goes with the link
@@ -121,10 +126,6 @@ def _is_barred(key: str, cell: IdentityCell, times: Mapping[str, int]) -> bool:
     if cell.qualifier[:1] == UNLINKED:
         return cell.time <= links_void_until(times.get(key, NEVER))
     return cell.time <= times.get(key, NEVER)
-
-
-def _others(staged: Staged) -> list[str]:
-    return [_other(cell) for _, cell in staged.cells if cell.qualifier[:1] in (LINKS, LINKED)]
 
 
 def _other(cell: IdentityCell) -> str:
