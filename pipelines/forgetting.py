@@ -165,13 +165,17 @@ def erase_archive(places: Places, person: Person, done: Done, say: Say) -> None:
     """Write the archive's files anew that hold anything of people, also those that come into being meanwhile."""
     assert places.archive is not None
     seen: set[tuple[str, float]] = set()
-    work = functools.partial(erase_part, buried=person.traces)
+    traces = person.traces
+
+    def erased(path: str) -> tuple[str, Erased]:
+        return path, erase_part(path, traces)
+
     with rewriting(places.archive):
         while paths := [path for path in parts_of(places.archive) if (path, _changed_at(path)) not in seen]:
             seen.update((path, _changed_at(path)) for path in paths)
-            found = list(in_parallel(work, paths, functools.partial(_tell, say, "went through")))
-            done.archive = sum(found, done.archive)
-            seen.update((path, _changed_at(path)) for path, each in zip(paths, found, strict=True) if each.rewritten)
+            found = list(in_parallel(erased, paths, functools.partial(_tell, say, "went through")))
+            done.archive = sum((each for _, each in found), done.archive)
+            seen.update((path, _changed_at(path)) for path, each in found if each.rewritten)
     done.deleted["events"] = done.archive.removed
     done.deleted["anonymous_ids_in_events"] = done.archive.changed
     done.deleted["leftovers"] += _remove_leftovers(places.archive)
@@ -251,9 +255,11 @@ def _remove_leftovers(archive: str) -> int:
 
 
 def _changed_at(path: str) -> float:
+    """When a file was last written, by its file system; ``NEVER`` when it is gone: its date may have been removed."""
     with contextlib.suppress(FileNotFoundError):
         return os.stat(path).st_mtime_ns
-    return float(FileSystems.match([path])[0].metadata_list[0].last_updated_in_seconds)
+    found = FileSystems.match([path])[0].metadata_list
+    return float(found[0].last_updated_in_seconds) if found else NEVER
 
 
 def _count(done: Done, what: str, rewritten: Rewritten) -> None:

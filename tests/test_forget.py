@@ -24,7 +24,7 @@ from schemas.sessions import SCHEMA
 from serving.keys import KEY_VARIABLE
 from serving.store import open_store
 from tests.forgotten import KEY, RING, event, lines_of, traces_in
-from transforms.archive_files import read_archive
+from transforms.archive_files import parts_of, read_archive
 from transforms.rules_file import load_catalogue
 from transforms.stopping import STOPPING
 
@@ -325,6 +325,14 @@ def test_bytes_between_the_cells_of_a_sqlite_file_go(world: World) -> None:
     assert document["clean"]
     assert world.traces("the-kiosk-99") == []
     assert world.views("kiosk-user-0007") == ["e7"]
+
+
+def test_files_that_retention_removes_meanwhile_are_no_fault(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.play(happenings())
+    gone = str(world.archive / "date=2026-01-01" / "part-gone.parquet")
+    for module in (forgetting, verification):
+        monkeypatch.setattr(module, "parts_of", lambda archive: [*parts_of(archive), gone])
+    assert world.forget(ANNA)["clean"]
 
 
 def test_unfinished_files_of_killed_writers_go(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

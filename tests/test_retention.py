@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from tests.test_erasing import CATALOGUE, archived, seen
 from transforms import ageing
 from transforms.ageing import told
 from transforms.archive_files import dates_of, write_part
+from transforms.erasing import rewriting
 from transforms.ledger import change_ledger, read_ledger, with_entries
 
 NOW = parse_instant("2026-06-30T10:00:00Z")
@@ -135,6 +137,19 @@ def test_killed_anywhere_the_rest_goes_the_next_time_and_nothing_is_lost(
     retained(tmp_path)
     assert {key for _, key, _ in said_in(tmp_path)} == whole
     assert set(archived(tmp_path)) == {"e9"}
+
+
+def test_a_date_goes_when_nobody_writes_its_files_anew(tmp_path: Path) -> None:
+    put(tmp_path, seen(1, OLD, "u1"))
+    (old,) = ageing.old_dates(str(tmp_path), 35, NOW)
+    with rewriting(str(tmp_path)):
+        removing = threading.Thread(target=ageing.remove_date, args=(str(tmp_path), old))
+        removing.start()
+        removing.join(0.2)
+        assert all(map(os.path.exists, old.files)), "a rewriter would bring it back"
+    removing.join(20)
+    assert not any(map(os.path.exists, old.files))
+    ageing.remove_date(str(tmp_path), old)  # another did
 
 
 def test_a_forget_that_version_0_1_0_archived_becomes_a_tombstone(tmp_path: Path) -> None:

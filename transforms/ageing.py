@@ -24,7 +24,7 @@ from serving.store import Dump, Store
 from serving.store.cells import all_cells
 from serving.store.garbage import collects_by_age
 from transforms.archive_files import dates_of, parts_of
-from transforms.erasing import opened_part
+from transforms.erasing import in_parallel, opened_part, rewriting
 from transforms.erasing_files import texts_in
 from transforms.evidence import Asked, read_evidence
 from transforms.ledger import change_ledger
@@ -63,15 +63,17 @@ def old_dates(archive: str, days: int, now: int) -> list[OldDate]:
 def remove_date(archive: str, old: OldDate) -> None:
     """Delete the files of a date; what they say of people is in the ledger before that.
 
-    Killed in between, the rest goes the next time. A file that came meanwhile stays until then.
+    Killed in between, the rest goes the next time. A file that came meanwhile stays until then. Who writes files of the archive
+    anew is waited for: they would bring one back.
     """
-    for start in range(0, len(old.files), _FILES_AT_ONCE):
-        said = read_evidence(old.files[start : start + _FILES_AT_ONCE], Asked(FOR_EVER, sealed=True)).said
-        entries = _entries_of(said)
-        change_ledger(archive, lambda ledger, entries=entries: told(pa.concat_tables([ledger, entries])))  # type: ignore[misc]
-    for path in old.files:
-        if FileSystems.exists(path):
-            FileSystems.delete([path])
+    with rewriting(archive):
+        files = [path for path in old.files if FileSystems.exists(path)]
+        for start in range(0, len(files), _FILES_AT_ONCE):
+            said = read_evidence(files[start : start + _FILES_AT_ONCE], Asked(FOR_EVER, sealed=True)).said
+            entries = _entries_of(said)
+            change_ledger(archive, lambda ledger, entries=entries: told(pa.concat_tables([ledger, entries])))  # type: ignore[misc]
+        if files:
+            FileSystems.delete(files)
     folder = os.path.dirname(old.files[0])
     if os.path.isdir(folder) and not os.listdir(folder):
         os.rmdir(folder)
@@ -141,11 +143,14 @@ def _holds_pseudonym(part: pa.Array | bytes) -> bool:
 
 def _old_date(archive: str, date: str) -> OldDate:
     files = tuple(parts_of(archive, [date]))
-    events = size = 0
-    for path in files:
-        with opened_part(path) as (file, length):
-            events, size = events + file.metadata.num_rows, size + length
-    return OldDate(date, files, events, size)
+    found = list(in_parallel(_size_of, files))
+    return OldDate(date, files, sum(events for events, _ in found), sum(size for _, size in found))
+
+
+def _size_of(path: str) -> tuple[int, int]:
+    """Events and bytes of a file."""
+    with opened_part(path) as (file, size):
+        return file.metadata.num_rows, size
 
 
 def _entries_of(said: pa.Table) -> pa.Table:

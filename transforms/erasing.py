@@ -39,6 +39,10 @@ _REPEATED: Final = (*_IDS, "event_type", "session_id", "listing_id", "sealed_use
 T = TypeVar("T")
 
 
+class PartGoneError(StoreError):
+    """A file of the archive isn't there any more: its date was removed since it was listed."""
+
+
 class Buried(Protocol):
     """Knows who was forgotten."""
 
@@ -136,11 +140,22 @@ def links_in(path: str, buried: Buried) -> dict[str, Implied]:
 
 
 def in_parallel(work: Callable[[str], T], paths: Sequence[str], said: Callable[[int, int], None] = lambda *_: None) -> Iterator[T]:
-    """What the work gives for each file; Arrow's is done without Python's lock, so threads will do. ``said(done, all)``."""
+    """What the work gives for each file that is still there. ``said(done, all)`` after each.
+
+    Arrow's is done without Python's lock, so threads will do.
+    """
+
+    def done(path: str) -> tuple[T] | None:
+        try:
+            return (work(path),)
+        except PartGoneError:
+            return None
+
     with ThreadPoolExecutor(WORKERS) as pool:
-        for number, found in enumerate(pool.map(work, paths), 1):
+        for number, found in enumerate(pool.map(done, paths), 1):
             said(number, len(paths))
-            yield found
+            if found is not None:
+                yield found[0]
 
 
 def united(found: Iterable[Mapping[str, Implied]]) -> dict[str, Implied]:
@@ -282,7 +297,7 @@ def _groups(file: pq.ParquetFile, name: str) -> Iterator[pa.ChunkedArray]:
 
 @contextlib.contextmanager
 def opened_part(path: str) -> Iterator[tuple[pq.ParquetFile, int]]:
-    """A file with its size, ids as dictionaries; ``StoreError`` names one that can't be read."""
+    """A file with its size, ids as dictionaries; ``StoreError`` names one that can't be read, ``PartGoneError`` one not there."""
     source: Any
     try:
         if os.path.exists(path):
@@ -296,6 +311,9 @@ def opened_part(path: str) -> Iterator[tuple[pq.ParquetFile, int]]:
         with pq.ParquetFile(source, metadata=held, read_dictionary=sorted(coded)) as file:
             yield file, size
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:
+        if not FileSystems.exists(path):
+            msg = f"archive file == {path}, must be there; was its date removed?"
+            raise PartGoneError(msg) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         msg = f"archive file == {path}, must be readable Parquet that forecourt archive wrote: {reason}"
         raise StoreError(msg) from error
