@@ -31,6 +31,7 @@ from serving.keys_file import replace_file, text_of
 from serving.keys_secret_manager import secret_ring
 from serving.store import Store, open_store
 from tests.test_moving import NEW, NEW_FIRST, OLD, ONLY_NEW, ONLY_OLD, contents, event_of, streamed
+from transforms.ageing import old_dates, remove_date
 from transforms.archive import Received, Waiting, write_archive
 from transforms.archive_files import parts_of, read_archive
 from transforms.key_use import KeyUse, key_uses
@@ -400,6 +401,18 @@ def test_the_ledger_gets_the_new_names(tmp_path: Path) -> None:
     )
     assert found["e2"].key == NEW_FIRST("ann")
     assert found["e3"].key == ONLY_OLD("eve"), "nobody knows whose it is"
+
+
+def test_consents_of_dates_that_retention_removed_get_the_new_names(tmp_path: Path) -> None:
+    archive = str(tmp_path)
+    said = [event_of(1, kind="opt_out"), event_of(2, user=None, browser="owl", kind="opt_out"), event_of(3, kind="opt_in")]
+    archived(archive, ONLY_OLD, said)
+    (old,) = old_dates(archive, 35, NOON + 40 * DAY_MS)
+    remove_date(archive, old)
+    rotate_archive(archive, NEW_FIRST)
+    found = [(entry.kind, entry.key, entry.sealed) for entry in entries_in(read_ledger(archive)) if entry.kind != "link"]
+    ann, owl = ((NEW_FIRST(raw), NEW_FIRST.seal(raw)) for raw in ("ann", "owl"))
+    assert sorted(found) == sorted([(OPT_OUT, *ann), (OPT_OUT, *owl), ("opt_in", *ann)])
 
 
 def test_the_commands_move_everything(command: Command, local: Store, tmp_path: Path) -> None:

@@ -107,7 +107,8 @@ def _identities(entries: list[dict[str, Any]]) -> dict[str, Identity]:
         elif entry["kind"] == UNLINK:
             rows[key] = row._replace(unlinked=max(row.unlinked, links_void_until(time)))
         else:
-            rows[key] = row._replace(said=(*row.said, Said(time, entry["kind"] == OPT_OUT)))
+            said = (*row.said, Said(time, entry["kind"] == OPT_OUT))
+            rows[key] = row._replace(said=said, sealed=row.sealed or entry["sealed"])
     return rows
 
 

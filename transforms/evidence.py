@@ -159,8 +159,15 @@ def _consents_in(group: _Group, asked: Asked) -> pa.Table:
     tables = []
     for kind in _CONSENTS:
         rows = np.flatnonzero(group.is_kind(kind) & (group.times < asked.end))
-        tables.append(_entries(kind, group.profiles(rows), group.times[rows]))
+        given = {"sealed": _sealed_profiles(group, rows)} if asked.sealed and len(rows) else {}
+        tables.append(_entries(kind, group.profiles(rows), group.times[rows], **given))
     return pa.concat_tables(tables)
+
+
+def _sealed_profiles(group: _Group, rows: NDArray[np.int64]) -> pa.Array:
+    """The sealed ids of the profiles in some rows."""
+    of_users, of_others = (group.column(name, rows) for name in _SEALED)
+    return pc.if_else(pa.array(group.users.codes[rows] >= 0), of_users, of_others)
 
 
 def _forgets_in(group: _Group) -> pa.Table:
