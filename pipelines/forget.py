@@ -10,6 +10,7 @@ Exit status: 1 when the search at the end finds anything of a forgotten id, or a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
@@ -47,9 +48,10 @@ from schemas.event import MAX_ID_BYTES
 from schemas.instants import clock_ms, format_instant
 from schemas.pseudonym import Pseudonyms
 from serving.keys import load_ring
-from serving.store import check_uri, open_store
+from serving.store import Store, check_uri, open_store
 from transforms.archive_files import check_archive_path
-from transforms.canary import prepared
+from transforms.canary import Prepared, prepared
+from transforms.names import OneRowEach
 from transforms.rules_file import load_catalogue, load_release
 
 WAIT_S: Final = 3.0  # gateways keep rows for two seconds; writers look for tombstones after each batch
@@ -151,14 +153,18 @@ def forget(config: Config, say: Say) -> dict[str, Any]:
     """Forget the people everywhere; what the receipt says of it."""
     began, at = time.monotonic(), clock_ms()
     rules = prepared(load_release(config.rules, load_catalogue(config.catalogue)))
-    store = open_store(config.store)
-    store.check()
-    person, done = Person(Pseudonyms(load_ring(config.store)), at), Done()
+    pseudonyms = Pseudonyms(load_ring(config.store))
+    with contextlib.closing(open_store(config.store)) as store:
+        store.check()
+        return _forgotten(config, _places(config, store, pseudonyms), Person(pseudonyms, at), rules, began, say)
+
+
+def _forgotten(config: Config, places: Places, person: Person, rules: Prepared, began: float, say: Say) -> dict[str, Any]:
+    store, at, done = places.store, person.at, Done()
     for user in config.users:
         person.add(user)
     asked = len(person.until)
-    places = _places(config)._replace(store=store)
-    count_rows(store, person, done)
+    count_rows(places, person, done)
     before = 0 if config.archive is None else ledger_size(config.archive)
     with done.phase("tombstones"):
         bury(places, person)
@@ -219,13 +225,14 @@ def _document(config: Config, person: Person, done: Done, found: Found, facts: t
     }
 
 
-def _places(config: Config) -> Places:
+def _places(config: Config, store: Store, pseudonyms: Pseudonyms) -> Places:
     files: list[str] = []
     for path in config.files:
         inside = sorted(str(each) for each in Path(path).rglob("*") if each.is_file()) if Path(path).is_dir() else [path]
         files += inside
     letters = tuple(dead_letters_path(uri) for uri in config.dead_letters)
-    return Places(open_store(config.store), config.archive, letters, config.sessions, tuple(dict.fromkeys(files)))
+    rows = store if len(pseudonyms.ring.keys) == 1 else OneRowEach(store, pseudonyms)
+    return Places(store, rows, config.archive, letters, config.sessions, tuple(dict.fromkeys(files)))
 
 
 def _checked(path: str, public_key: str | None, *, as_json: bool) -> int:

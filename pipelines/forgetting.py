@@ -45,9 +45,10 @@ Say = Callable[[str], None]
 
 
 class Places(NamedTuple):
-    """Where people are forgotten; of files the paths."""
+    """Where people are forgotten; of files the paths. In ``rows``, over ``store``, the rows of all names of an id are one."""
 
     store: Store
+    rows: Store
     archive: str | None
     dead_letters: tuple[str, ...]
     sessions: tuple[str, ...]
@@ -116,7 +117,7 @@ def bury(places: Places, person: Person) -> None:
 
 def follow_links(places: Places, person: Person, say: Say) -> None:
     """Add every anonymous id that was linked to the users by then: what rows, ledger and archive tell of that."""
-    follow_rows(places.store, person)
+    follow_rows(places.rows, person)
     if places.archive is None:
         return
     graves, until = ArchiveGraves(places.archive), person.until
@@ -132,18 +133,19 @@ def follow_links(places: Places, person: Person, say: Say) -> None:
         person.add_key(key, implied[key].sealed)
 
 
-def count_rows(store: Store, person: Person, done: Done) -> None:
+def count_rows(places: Places, person: Person, done: Done) -> None:
     """Count what rows have of people, before there are tombstones: once a writer sees these, it takes people out, too."""
-    follow_rows(store, person)
-    dumps = [store.dump(key) for key in person.until]
+    follow_rows(places.rows, person)
+    dumps = [places.store.dump(key) for key in person.until]
     done.deleted["views"] += sum(cell.time <= person.at for dump in dumps for cell in dump.views)
     done.deleted["rows"] += sum(bool(dump.views or dump.base or dump.identity) for dump in dumps)
 
 
 def erase_rows(places: Places, rules: Prepared, person: Person) -> None:
     """Take people out of the store's rows."""
-    for key in forget_people(places.store, rules, person.until):
-        person.add_key(key, b"")
+    for key in forget_people(places.rows, rules, person.until):
+        for name in places.rows.names(key):
+            person.add_key(name, b"")
 
 
 def clear_naming(places: Places, rules: Prepared, person: Person, rows: Iterable[str]) -> None:
@@ -158,7 +160,7 @@ def clear_naming(places: Places, rules: Prepared, person: Person, rows: Iterable
             others[key] = [other for other in named if other in until]
     for start in range(0, len(others), _ROWS_AT_ONCE):
         page = dict(itertools.islice(others.items(), start, start + _ROWS_AT_ONCE))
-        clear_rows(places.store, rules, list(dict.fromkeys([*page, *itertools.chain.from_iterable(page.values())])))
+        clear_rows(places.rows, rules, list(dict.fromkeys([*page, *itertools.chain.from_iterable(page.values())])))
 
 
 def erase_archive(places: Places, person: Person, done: Done, say: Say) -> None:

@@ -18,11 +18,13 @@ from rules import CATALOGUE_PATH
 from schemas.errors import ConfigError, StoreUnavailableError
 from schemas.identity import Link, Linked
 from schemas.instants import DAY_MS, HOUR_MS, MINUTE_MS, clock_ms, format_instant
-from schemas.profile_row import link_cell, linked_cell
+from schemas.profile_row import link_cell, linked_cell, sealed_cell, view_cell
 from schemas.pseudonym import KeyRing, Pseudonyms, pseudonym_of, ring_of, seal
 from schemas.sessions import SCHEMA
+from schemas.view import pack_attributes
 from serving.keys import KEY_VARIABLE
 from serving.store import open_store
+from serving.whose import read_rows_of
 from tests.forgotten import KEY, RING, event, lines_of, traces_in
 from transforms.archive_files import parts_of, read_archive
 from transforms.rules_file import load_catalogue
@@ -190,6 +192,24 @@ def test_under_every_key_there_was(world: World, monkeypatch: pytest.MonkeyPatch
     assert world.traces(HER_PHONE, SHARED, ring=ring) == []
 
 
+def test_others_are_evaluated_with_what_lies_under_every_key(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = NOW - HOUR_MS
+    world.play(
+        [event("a1", at, ANNA, SHARED), event("b1", at + 1, BEN, SHARED), event("b2", at + 2, BEN), event("b3", at + 3, BEN)]
+    )
+    both = f"2:another key for tests, as long\n1:{KEY}"
+    monkeypatch.setenv(KEY_VARIABLE, both)
+    ring = ring_of(both, "tests")
+    newer = pseudonym_of(ring.keys[0], BEN)  # a stream has begun a row under the new key, and hasn't moved the other yet
+    open_store(world.store).append([(newer, view_cell(at + 4, "b4", pack_attributes({"fuel_type": "electric"})))])
+    open_store(world.store).write_identity([(newer, sealed_cell(seal(ring.keys[0], BEN)))])
+    assert world.forget(ANNA)["clean"]
+    row = read_rows_of(open_store(world.store), Pseudonyms(ring), [BEN])[BEN]
+    assert row.profile is not None
+    assert row.profile.views == 4
+    assert world.traces(SHARED, ring=ring) == []
+
+
 def test_a_link_that_only_the_archive_knows_takes_the_phone_along(world: World) -> None:
     old = NOW - 30 * DAY_MS
     events = [event("a", old, ANNA, HER_PHONE), event("b", old + 1, None, HER_PHONE)]
@@ -352,9 +372,9 @@ def test_the_search_finds_every_kind_of_trace(either: World) -> None:
     either.play([*happenings(), event("bad", NOW, ANNA, event_type="party")])
     person = forgetting.Person(Pseudonyms(RING), NOW)
     person.add(ANNA)
-    places = forgetting.Places(open_store(either.store), str(either.archive), (str(either.letters),), (), ())
-    found = verification.found_in(places, person.traces, NOW, lambda _: None)
     store = open_store(either.store)
+    places = forgetting.Places(store, store, str(either.archive), (str(either.letters),), (), ())
+    found = verification.found_in(places, person.traces, NOW, lambda _: None)
     own = store.dump(pseudonym_of(RING.current, ANNA))
     links = [cell for name in (HER_PHONE, SHARED) for cell in store.dump(pseudonym_of(RING.current, name)).identity]
     anna = pseudonym_of(RING.current, ANNA).encode()
