@@ -170,18 +170,21 @@ def united(found: Iterable[Mapping[str, Implied]]) -> dict[str, Implied]:
 
 
 @contextlib.contextmanager
-def rewriting(archive: str, patience_s: float = PATIENCE_S) -> Iterator[None]:
-    """Be the only one who writes the archive's files anew: of two at once, the slower would bring back what the other took out."""
+def rewriting(archive: str, patience_s: float = PATIENCE_S) -> Iterator[Callable[[], None]]:
+    """Be the only one who writes the archive's files anew: of two at once, the slower would bring back what the other took out.
+
+    What it gives is to be called before each file is put in its place, see ``alone``.
+    """
     deadline = time.monotonic() + patience_s
     while True:
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(alone(f"{archive.rstrip('/')}/{FOLDER}/_rewriting"))
+                still_ours = stack.enter_context(alone(f"{archive.rstrip('/')}/{FOLDER}/_rewriting"))
             except ConfigError:
                 if time.monotonic() > deadline:
                     raise
                 continue
-            yield
+            yield still_ours
             return
 
 

@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 from numpy.typing import NDArray
 
-from schemas.errors import ConfigError, StoreError
+from schemas.errors import ConfigError, StoreError, StoreUnavailableError
 from schemas.identity import NEVER, digest_of
 from schemas.instants import DAY_MS
 from schemas.ledger import LINK, SCHEMA, TOMBSTONE, UNLINK, Entry, ledger_of
 from schemas.pseudonym import version_of
-from transforms.whole_files import alone, exists, is_local, read_bytes, replace_bytes
+from transforms.whole_files import LockedError, alone, exists, is_local, read_bytes, replace_bytes
 
 FOLDER: Final = "_identity"
 _ORDER: Final = [(name, "ascending") for name in SCHEMA.names]
@@ -48,14 +48,20 @@ def read_ledger(archive: str) -> pa.Table:
 def change_ledger(archive: str, change: Callable[[pa.Table], pa.Table]) -> pa.Table:
     """Put what ``change`` makes of the ledger, settled, in its place; what it is now. One at a time: others wait.
 
-    ``ConfigError`` when another has been changing it for ten seconds, ``StoreError`` when it can't be written.
+    ``StoreUnavailableError`` when another has been changing it for ten seconds, or has taken the lock over meanwhile: try again.
+    ``StoreError`` when it can't be written.
     """
     path = ledger_path(archive)
-    with alone(f"{archive.rstrip('/')}/{FOLDER}/_lock"):
-        before = read_ledger(archive)
-        after = settled(change(before))
-        if not after.equals(before) or not exists(path):
-            replace_bytes(path, _parquet_of(after))
+    try:
+        with alone(f"{archive.rstrip('/')}/{FOLDER}/_lock") as still_ours:
+            before = read_ledger(archive)
+            after = settled(change(before))
+            if not after.equals(before) or not exists(path):
+                data = _parquet_of(after)
+                still_ours()
+                replace_bytes(path, data)
+    except LockedError as error:
+        raise StoreUnavailableError(str(error)) from error
     return after
 
 

@@ -69,8 +69,8 @@ def rotate_archive(
     for number, path in enumerate(paths, 1):
         known.bound()
         if any(version < current for version in versions_in(path)):
-            with rewriting(archive):
-                done += _rewritten(archive, path, known, current, graves)
+            with rewriting(archive) as still_ours:
+                done += _rewritten(archive, path, known, current, graves, still_ours)
         done += ArchiveMoved(files=1)
         told(number, len(paths), done)
     return done + rotate_ledger(archive, known, current)
@@ -129,7 +129,9 @@ def ledger_versions(archive: str) -> tuple[Counter[int], dict[int, list[int]]]:
     return names, graves
 
 
-def _rewritten(archive: str, path: str, known: Names, current: int, graves: ArchiveGraves) -> ArchiveMoved:
+def _rewritten(
+    archive: str, path: str, known: Names, current: int, graves: ArchiveGraves, still_ours: Callable[[], None]
+) -> ArchiveMoved:
     """Write one file anew; nobody else writes one anew meanwhile."""
     if not exists(path):  # retention took it
         return ArchiveMoved()
@@ -137,6 +139,7 @@ def _rewritten(archive: str, path: str, known: Names, current: int, graves: Arch
     admitted = graves.admitted(read_part(path))
     table = renamed_events(admitted.table, known, current)
     graves.bury(_also_buried(admitted.table, known, current, graves))
+    still_ours()
     *_, date, name = path.replace(os.sep, "/").split("/")
     write_part(archive, date.removeprefix("date="), name.removeprefix("part-").removesuffix(".parquet"), table)
     left = np.zeros(len(table), np.bool_)

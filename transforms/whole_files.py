@@ -13,19 +13,21 @@ import glob
 import os
 import re
 import secrets
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from schemas.errors import ConfigError, StoreError
+from schemas.errors import ConfigError, StoreError, StoreUnavailableError
 from schemas.instants import SECOND_MS, clock_ms
 
 LOCK_WAIT_S: Final = 10.0
 CLAIM_SETTLES_S: Final = 1.0
 CLAIM_LASTS_MS: Final = 60 * SECOND_MS
+CLAIM_RENEWED_S: Final = 10.0
 READ_ONLY: Final = 0o444
 _LOOK_S: Final = 0.01
 _SCHEME: Final = re.compile(r"[a-zA-Z][-a-zA-Z0-9+.]*://")
@@ -88,16 +90,22 @@ def matching(pattern: str) -> list[str]:
         raise ConfigError(msg) from error
 
 
-@contextlib.contextmanager
-def alone(lock: str) -> Iterator[None]:
-    """Be the only one who changes what a lock file stands for; ``ConfigError`` when another does, for ten seconds.
+class LockedError(ConfigError):
+    """Another process has been changing the same for longer than we waited."""
 
-    Local: the kernel's lock, which goes with its process. Remote: a claim, written and found unchanged a second later; it
-    runs out after a minute. Two writers can both get one when writing it takes either of them longer than that second.
+
+@contextlib.contextmanager
+def alone(lock: str) -> Iterator[Callable[[], None]]:
+    """Be the only one who changes what a lock file stands for; ``LockedError`` when another does, for ten seconds.
+
+    Local: the kernel's lock, which goes with its process. Remote: a claim, written and found unchanged a second later, and
+    renewed while it is held; it runs out a minute after its process was killed. Two writers can both get one when writing it
+    takes either of them longer than that second, or it can't be renewed for a minute. Hence what this gives: to be called just
+    before what is changed is put in its place, ``StoreUnavailableError`` when the claim is no longer ours.
     """
     deadline = time.monotonic() + LOCK_WAIT_S
-    with _locked(Path(lock), deadline) if is_local(lock) else _claimed(lock, deadline):
-        yield
+    with _locked(Path(lock), deadline) if is_local(lock) else _claimed(lock, deadline) as still_ours:
+        yield still_ours
 
 
 def _remote() -> Any:
@@ -112,7 +120,7 @@ class _Claim(msgspec.Struct):
 
 
 @contextlib.contextmanager
-def _locked(path: Path, deadline: float) -> Iterator[None]:
+def _locked(path: Path, deadline: float) -> Iterator[Callable[[], None]]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("wb")
@@ -126,11 +134,11 @@ def _locked(path: Path, deadline: float) -> Iterator[None]:
                 break
             except BlockingIOError:
                 _wait(str(path), deadline, _LOOK_S)
-        yield
+        yield lambda: None
 
 
 @contextlib.contextmanager
-def _claimed(path: str, deadline: float) -> Iterator[None]:
+def _claimed(path: str, deadline: float) -> Iterator[Callable[[], None]]:
     mine = secrets.token_hex(8)
     while True:
         claim = _claim_in(path)
@@ -141,10 +149,39 @@ def _claimed(path: str, deadline: float) -> Iterator[None]:
             if claim is not None and claim.token == mine:
                 break
         _wait(path, deadline, CLAIM_SETTLES_S)
+    done = threading.Event()
+    renewing = threading.Thread(target=_renew, args=(path, mine, done), daemon=True)
+    renewing.start()
     try:
-        yield
+        yield lambda: _check_claim(path, mine)
     finally:
-        _remote().delete([path])
+        done.set()
+        renewing.join()
+        if _is_ours(path, mine):
+            _remote().delete([path])
+
+
+def _renew(path: str, mine: str, done: threading.Event) -> None:
+    """Write the claim again and again while it is ours; one that can't be renewed for a minute may be taken by another."""
+    renewed = clock_ms()
+    while not done.wait(CLAIM_RENEWED_S):
+        with contextlib.suppress(ConfigError, StoreError):
+            now = clock_ms()
+            if now - renewed > CLAIM_LASTS_MS or not _is_ours(path, mine):
+                return
+            replace_bytes(path, msgspec.json.encode(_Claim(mine, now)))
+            renewed = now
+
+
+def _check_claim(path: str, mine: str) -> None:
+    if not _is_ours(path, mine):
+        msg = f"lock == {path}, must be ours until the change is made: another process has taken it over"
+        raise StoreUnavailableError(msg)
+
+
+def _is_ours(path: str, mine: str) -> bool:
+    claim = _claim_in(path)
+    return claim is not None and claim.token == mine
 
 
 def _claim_in(path: str) -> _Claim | None:
@@ -158,7 +195,7 @@ def _claim_in(path: str) -> _Claim | None:
 def _wait(lock: str, deadline: float, seconds: float) -> None:
     if time.monotonic() > deadline:
         msg = f"lock == {lock}, must be free: another process has been making changes for {LOCK_WAIT_S:.0f} s"
-        raise ConfigError(msg)
+        raise LockedError(msg)
     time.sleep(seconds)
 
 
