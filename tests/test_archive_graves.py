@@ -18,6 +18,8 @@ from schemas.pseudonym import pseudonym_of, ring_of, seal
 from serving.keys import KEY_VARIABLE
 from serving.store import open_store
 from tests.forgotten import KEY, RING, event, lines_of
+from tests.test_erasing import CATALOGUE, DATE, DAY, seen
+from transforms.archive import Received, Waiting, write_archive
 from transforms.archive_files import read_archive
 from transforms.archive_graves import ArchiveGraves
 from transforms.rules_file import load_catalogue
@@ -94,3 +96,11 @@ def test_the_streams_dead_letters_know_all_names_too(tmp_path: Path, sqlite_stor
     run(stream, tmp_path, [LATE[2], LATE[-1], event("bad2", THEN, BEN, event_type="party")], "--store", sqlite_store_uri)
     kept = [payload and payload["event_id"] for payload in letters(tmp_path)]
     assert sorted(kept, key=str) == [None, "bad2"]
+
+
+def test_a_file_that_a_killed_try_left_of_whom_was_forgotten_meanwhile_is_emptied(tmp_path: Path) -> None:
+    waiting = Waiting(DATE, [Received(seen(1, DAY, "u0"), None)])
+    write_archive(str(tmp_path), waiting, CATALOGUE)  # then killed before it looks once more, while somebody buries
+    ArchiveGraves(str(tmp_path)).bury({pseudonym_of(RING.current, "u0"): DAY})
+    assert write_archive(str(tmp_path), waiting, CATALOGUE).forgotten == 1
+    assert archived(tmp_path) == []

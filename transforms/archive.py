@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 import apache_beam as beam
 import msgspec
 import pyarrow.compute as pc
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.transforms.window import GlobalWindows
 
 from schemas.archive_rows import archive_table, deduplicated
@@ -30,7 +31,9 @@ from transforms.archive_files import write_part
 from transforms.archive_graves import FORGET, ArchiveGraves
 from transforms.batch import Batch
 from transforms.counters import APPLIED, DUPLICATE, REFUSED, count
+from transforms.patience import patiently
 from transforms.rules_file import load_catalogue
+from transforms.whole_files import exists
 
 FLUSH_EVENTS: Final = 10_000
 FLUSH_SECONDS: Final = 60.0
@@ -120,12 +123,18 @@ def write_archive(directory: str, waiting: Waiting, catalogue: Catalogue, graves
     is_forget = pc.equal(whole["event_type"], FORGET)
     forgets, table, path = whole.filter(is_forget), whole.filter(pc.invert(is_forget)), ""
     graves.hear(forgets)
+    name = name_of(events)
     while True:
         done = graves.admitted(table)
-        if path or len(done.table):
-            path = write_part(directory, waiting.date, name_of(events), done.table.sort_by(ARCHIVE_ORDER))
+        if len(done.table) or _is_there(directory, waiting.date, name):
+            path = write_part(directory, waiting.date, name, done.table.sort_by(ARCHIVE_ORDER))
         if not graves.look():
             return Written(path, len(done.table) + len(forgets), len(events) - len(whole), done.removed)
+
+
+def _is_there(directory: str, date: str, name: str) -> bool:
+    """Whether a try before this one, which failed or was killed later, has written the file."""
+    return exists(FileSystems.join(directory, f"date={date}", f"part-{name}.parquet"))
 
 
 def keyed_by_date(events: Sequence[Event], *, live: bool) -> list[tuple[str, Received]]:
@@ -174,7 +183,7 @@ class _Write(beam.DoFn):  # type: ignore[misc]
         self._graves = ArchiveGraves(self._directory, None if self._key_from is None else load_ring(self._key_from))
 
     def write(self, waiting: Waiting) -> Written:
-        written = write_archive(self._directory, waiting, self._catalogue, self._graves)
+        written = patiently(lambda: write_archive(self._directory, waiting, self._catalogue, self._graves))
         count(APPLIED, written.events)
         count(DUPLICATE, written.copies)
         count(REFUSED + FORGOTTEN, written.forgotten)

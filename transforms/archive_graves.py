@@ -6,15 +6,16 @@ them gets a tombstone under the one that comes, so that it still holds when the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.identity import NEVER, digest_of, tombstone_of
-from schemas.ledger import TOMBSTONE, UNLINK, entries_in, entry_of_tombstone
+from schemas.ledger import TOMBSTONE, UNLINK, entry_of_tombstone
 from schemas.pseudonym import KeyRing, Pseudonyms
 from transforms.erasing import Cleansed, Implied, cleansed
 from transforms.ledger import change_ledger, ledger_mark, read_ledger, with_entries
@@ -44,12 +45,9 @@ class ArchiveGraves:
         mark = ledger_mark(self._directory)
         if mark == self._mark:
             return False
-        entries = entries_in(read_ledger(self._directory))
-        self._times = {bytes.fromhex(entry.key): entry.time for entry in entries if entry.kind == TOMBSTONE}
-        self._unlinked = {}
-        for entry in entries:
-            if entry.kind == UNLINK:
-                self._unlinked[entry.key] = max(entry.time, self._unlinked.get(entry.key, NEVER))
+        ledger = read_ledger(self._directory)
+        self._times = {bytes.fromhex(digest): time for digest, time in _newest(ledger, TOMBSTONE)}
+        self._unlinked = dict(_newest(ledger, UNLINK))
         self._mark = mark
         return True
 
@@ -108,3 +106,9 @@ class ArchiveGraves:
                         known.learn(pair[name], pair[sealed])
                         named.add(pair[name])
         return {key: max(self._times.get(digest_of(name), NEVER) for name in known.of(key)) for key in named}
+
+
+def _newest(ledger: pa.Table, kind: str) -> Iterable[tuple[str, int]]:
+    """The keys of the entries of a kind, each with its newest time (ms UTC)."""
+    newest = ledger.filter(pc.equal(ledger["kind"], kind)).group_by("key", use_threads=False).aggregate([("time", "max")])
+    return zip(newest["key"].to_pylist(), newest["time_max"].to_pylist(), strict=True)
