@@ -40,6 +40,12 @@ class Controls:
         outbox = self.parts.outbox
         return outbox is not None and outbox.put(control_event(kind, user, now, self.parts.pseudonyms))
 
+    def unheard(self) -> None:
+        """Of a consent that is in force here, but isn't on its way to stream and archive: ask for it again, if that can help."""
+        self.parts.metrics.faults.labels("consent").inc()
+        if self.parts.outbox is not None:
+            raise fault_of(503, "no_room", "it is in force here; too many events wait to be published", {"Retry-After": "5"})
+
     async def do(self, user: str, change: Callable[[], Iterable[str]]) -> None:
         """Change the store; what it says of the user, and of the keys that come back, is read anew from then on."""
         changed: Iterable[str] = ()
@@ -69,11 +75,13 @@ class Consent:
         self._controls, self._clock, self._opted_out = controls, clock, opted_out
 
     async def on_post(self, _: falcon.asgi.Request, resp: falcon.asgi.Response, user_id: str) -> None:
-        """Do it at once."""
+        """Do it at once; 503 where it could be done, but not published."""
         user, now = checked_id(user_id, "id"), self._clock()
-        self._controls.tell("opt_out" if self._opted_out else "opt_in", user, now)
+        told = self._controls.tell("opt_out" if self._opted_out else "opt_in", user, now)
         key, said = self._controls.parts.pseudonyms(user), Said(now, self._opted_out)
         await self._controls.do(user, functools.partial(keep_consent, self._controls.store, key, said))
+        if not told:
+            self._controls.unheard()
         answer(resp, ConsentAnswer(self._opted_out))
 
 

@@ -79,6 +79,27 @@ def test_consents_that_wait_for_a_store_are_bounded_and_the_others_are_told(monk
     assert store.written == 6
 
 
+class Full:
+    """An outbox without room."""
+
+    def put(self, message: bytes) -> bool:
+        return False
+
+
+def test_a_consent_that_is_not_published_is_in_force_and_told() -> None:
+    async def asked(outbox: Any) -> tuple[int, str | None, int, float]:
+        given, store = parts()._replace(outbox=outbox), Stuck()
+        store.go.set()
+        app: Any = build_app(given, store, Door(lambda: None), lambda: "ready")  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
+            answer = await client.post("/v1/users/ann/opt-out")
+        counted = given.metrics.registry.get_sample_value("forecourt_faults_total", {"where": "consent"}) or 0
+        return answer.status_code, answer.json().get("error", {}).get("code"), store.written, counted
+
+    assert asyncio.run(asked(Full())) == (503, "no_room", 1, 1)
+    assert asyncio.run(asked(None)) == (200, None, 1, 1), "this gateway has nobody to tell: it is counted"
+
+
 def test_warming_up_that_fails_is_said_and_tried_again(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     readiness, answer, seen = Readiness(), Service.answer, []
 
