@@ -234,6 +234,25 @@ def test_old_views_and_rows_with_nothing_left_go(tmp_path: Path, store_uri: str)
     assert retained(tmp_path / "archive", **asked)["faults"] == []
 
 
+def test_a_row_that_a_view_comes_into_meanwhile_keeps_its_sealed_id(store_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # stream     view ─ reads: the id is there       without it, nobody could move the row to another key
+    # retention  ───────────────────────────── take_out ─ looks again
+    store = open_store(store_uri)
+    store.init()
+    row(store, "back", as_of=NOW - 30 * DAY_MS)
+    store.write_identity([(p("back"), sealed_cell(b"sealed"))])
+    take_out = store.take_out
+
+    def raced(*given: Any) -> None:
+        store.append([(p("back"), view_cell(NOW, "e1", b"\x01"))])
+        take_out(*given)
+
+    monkeypatch.setattr(store, "take_out", raced)
+    assert ageing.old_rows(store, NOW, dry=False).rows == 1
+    assert store.read_windows([p("back")], 1).identities[p("back")].sealed == b"sealed"
+    assert len(store.dump(p("back")).views) == 1
+
+
 def test_a_bigtable_table_without_age_rules_is_told(tmp_path: Path, bigtable_store_uri: str) -> None:
     import grpc
     from google.cloud import bigtable_admin_v2 as admin

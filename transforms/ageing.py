@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
 from schemas.dead_letter import DeadLetter
-from schemas.identity import FOR_EVER, NEVER, Link, evidence_of
+from schemas.identity import FOR_EVER, NEVER, NOBODY, Link, evidence_of
 from schemas.instants import DAY_MS, date_of, parse_instant
 from schemas.ledger import LINK, SCHEMA, TOMBSTONE, UNLINK, Entry, entries_in, ledger_of
-from schemas.profile_row import GARBAGE_AGE_MS, RETENTION_MS, SEALED, SPEED, Membership
+from schemas.profile_row import GARBAGE_AGE_MS, RETENTION_MS, SEALED, SPEED, IdentityCell, Membership
 from serving.store import Dump, Store
 from serving.store.cells import all_cells
 from serving.store.garbage import collects_by_age
@@ -120,6 +120,7 @@ def old_rows(store: Store, now: int, *, dry: bool) -> OldRows:
         rows, memberships = rows + len(idle), memberships + len(ended)
         if not dry:
             store.take_out({key: dumps[key] for key in idle}, time)
+            _seal_again(store, {key: cell for key in idle for cell in dumps[key].identity})
             for key in ended:
                 store.drop_membership(key, time)
     return OldRows(views, rows, memberships)
@@ -185,6 +186,14 @@ def _old_views(store: Store, before: int, *, dry: bool) -> int:
         for key in old:
             store.empty_row(key, before)
     return sum(old.values())
+
+
+def _seal_again(store: Store, sealed: Mapping[str, IdentityCell]) -> None:
+    """Write back the sealed ids of rows that something came into meanwhile: whoever wrote it may have seen them still there."""
+    read = store.read_windows(list(sealed), 1)
+    bare = [key for key in sealed if not read.identities.get(key, NOBODY).sealed and (read.cells[key] or key in read.identities)]
+    if bare:
+        store.write_identity([(key, sealed[key]) for key in bare])
 
 
 def _is_over(dump: Dump, before: int, now: int) -> bool:
