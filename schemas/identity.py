@@ -7,6 +7,8 @@ link. All of it is a function of the set of events, so no order of arrival matte
 from __future__ import annotations
 
 import hashlib
+import itertools
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
@@ -15,8 +17,9 @@ from schemas.pseudonym import version_of
 
 NEVER: Final = -1  # before every instant
 FOR_EVER: Final = 1 << 62  # after every instant
-MAX_LINKS: Final = 100  # ids that may be linked to one user: behind a "user" of more is no person
+MAX_LINKS: Final = 100  # ids that may be linked to one user, and users to one id: behind one of more is no person
 EVIDENCE_DAYS: Final = 10  # for which evidence is kept beside the first, back from the newest
+MAX_EVIDENCE: Final = MAX_LINKS * (1 + EVIDENCE_DAYS)  # in one row
 DIGEST_BYTES: Final = 16
 UNLINKING: Final = 1 << 32  # by what a store's number of burials grows when links were undone and nobody was buried
 _TOMBSTONE: Final = b"forecourt tombstone\0"
@@ -92,13 +95,6 @@ def owning_link(links: Iterable[Link], unlinked: int = NEVER) -> Link | None:
     return min((link for link in links if link.time > unlinked), default=None)
 
 
-def conflicts_of(links: Iterable[Link], unlinked: int = NEVER) -> set[str]:
-    """The users who came after the first: their links move nothing."""
-    links = list(links)
-    first = owning_link(links, unlinked)
-    return {link.other for link in links if first is not None and link.time > unlinked and link.other != first.other}
-
-
 def counted(linked: Iterable[Linked]) -> list[Linked]:
     """Of the ids linked to one user those that count: a hundred, the first by pseudonym, for that is no order of arrival."""
     return sorted(linked)[:MAX_LINKS]
@@ -107,7 +103,8 @@ def counted(linked: Iterable[Linked]) -> list[Linked]:
 def evidence_of(links: Iterable[Link], unlinked: int = NEVER) -> list[Link]:
     """Of links those that say something: of a user and UTC date the first that isn't void, of the first and the newest ten dates.
 
-    The first alone says whose an id is; the others are for when it is forgotten, or unlinked, by an event that comes late.
+    The first alone says whose an id is; the others are for when it is forgotten, or unlinked, by an event that comes late. Of an
+    id of many users, a kiosk, the first hundred count.
 
     >>> day = 86_400_000
     >>> links = [Link(time, "e", "u", "lead", b"") for time in (1, 2, day, 20 * day, 21 * day, 21 * day + 1)]
@@ -118,7 +115,8 @@ def evidence_of(links: Iterable[Link], unlinked: int = NEVER) -> list[Link]:
     for link in sorted(links):
         if link.time > unlinked:
             first.setdefault((link.other, link.time // DAY_MS), link)
-    kept = sorted(first.values())
+    among = set(itertools.islice(dict.fromkeys(link.other for link in sorted(first.values())), MAX_LINKS))
+    kept = sorted(link for link in first.values() if link.other in among)
     newest = kept[-1].time // DAY_MS if kept else 0
     users: set[str] = set()
     found: list[Link] = []
@@ -152,20 +150,34 @@ def counting_from(voices: Sequence[Voice]) -> int:
     >>> counting_from([Voice([Said(4, False)], NEVER), Voice([Said(3, True)], 6)]) == FOR_EVER
     True
     """
+    outs = [emptied_until(voice.said) for voice in voices]  # an earlier one of the same profile is lifted no later
+    if max(outs, default=NEVER) == NEVER:
+        return NEVER
+    opt_ins = [sorted(said.time for said in voice.said if not said.opted_out) for voice in voices]
     start = NEVER
-    for out_voice, voice in enumerate(voices):
-        for out in voice.said:
-            if out.opted_out:
-                lifted = [
-                    said.time
-                    for in_voice, other in enumerate(voices)
-                    for said in other.said
-                    if not said.opted_out
-                    and said.time > out.time
-                    and (in_voice == out_voice or said.time >= max(voice.since, other.since))
-                ]
-                start = max(start, min(lifted, default=FOR_EVER))
+    for out_voice, out in enumerate(outs):
+        if out != NEVER:
+            lifted = FOR_EVER
+            for in_voice, times in enumerate(opt_ins):
+                since = NEVER if in_voice == out_voice else max(voices[out_voice].since, voices[in_voice].since)
+                place = bisect_right(times, max(out, since - 1))
+                lifted = min(lifted, times[place]) if place < len(times) else lifted
+            start = max(start, lifted)
     return start
+
+
+def telling(said: Iterable[Said]) -> list[Said]:
+    """Of what a profile said that which matters: its last opt-out and the opt-ins after it.
+
+    An opt-in before it may lift an opt-out of another profile of the person, but not before its own is lifted, and that opt-in does
+    as much.
+
+    >>> telling([Said(1, True), Said(2, False), Said(3, True), Said(4, False)])
+    [Said(time=3, opted_out=True), Said(time=4, opted_out=False)]
+    """
+    said = sorted(said)
+    until = emptied_until(said)
+    return [each for each in said if each.time > until or each == Said(until, opted_out=True)]
 
 
 def emptied_until(said: Iterable[Said]) -> int:

@@ -123,6 +123,21 @@ def test_even_when_nobody_has_cut_any_off_yet(store: Store) -> None:
     assert not is_in(GUEST, store)
 
 
+@pytest.mark.parametrize("whom", ["the kiosk", "one of its first users", "one of too many"])
+def test_of_a_kiosk_of_hundreds_of_users_nothing_is_left_of_who_is_forgotten(store: Store, whom: str) -> None:
+    kiosk, users = "kiosk@hall", [f"user{number:03}@hall" for number in range(2 * MAX_LINKS + 30)]
+    stream = Stream(store)
+    stream.take(changes_of([event(number, "listing_view", 1 + number / 100, user, kiosk) for number, user in enumerate(users)]))
+    stream.take(changes_of([event(999, "listing_view", 1, None, kiosk)]))
+    forgotten = {"the kiosk": kiosk, "one of its first users": users[7], "one of too many": users[-1]}[whom]
+    identity = None if forgotten == kiosk else forgotten
+    stream.take(changes_of([event(1_000, "forget", 9, identity, None if identity else kiosk)]))
+    assert not is_in(forgotten, store)
+    assert is_in(kiosk, store) == (whom == "one of too many"), "it goes with those who count"
+    rows = store.read_rows([PSEUDONYMS(user) for user in users if user != forgotten])
+    assert all(row.profile is not None for row in rows.values()), "bystanders keep their own views"
+
+
 def test_an_anonymous_id_whose_link_was_undone_stays_when_the_user_is_forgotten(store: Store) -> None:
     anonymous, user = PSEUDONYMS(PHONE), PSEUDONYMS(ANN)
     Stream(store).take(changes_of([event(1, "listing_view", 1, None, PHONE), event(2, "identify", 2, ANN, PHONE)]))
@@ -199,7 +214,12 @@ def test_who_is_forgotten_while_written_about_is_gone_also_when_the_store_then_f
     maintainer = Maintainer(busy)  # type: ignore[arg-type]
     batch = changes_of([event(3, "listing_view", 3, None, PHONE)])
     write = store.write_memberships
-    busy.write_memberships = lambda updates: late.extend(updates) or write(updates)  # type: ignore[attr-defined]
+
+    def written(updates: Sequence[RowUpdate]) -> list[Refusal]:
+        late.extend(updates)
+        return write(updates)
+
+    busy.write_memberships = written  # type: ignore[attr-defined]
     with pytest.raises(Killed):
         maintainer.maintain(RULES, batch)
     assert [update.key for update in late] == [ann]

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import random
+import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.identity import (
     EVIDENCE_DAYS,
     FOR_EVER,
+    MAX_EVIDENCE,
     MAX_LINKS,
     NEVER,
     Link,
     Linked,
     Said,
     Voice,
-    conflicts_of,
     counted,
     counting_from,
     digest_of,
@@ -25,6 +27,7 @@ from schemas.identity import (
     evidence_of,
     links_void_until,
     owning_link,
+    telling,
     tombstone_of,
 )
 from schemas.instants import DAY_MS
@@ -52,7 +55,6 @@ def test_the_first_link_that_is_not_void_owns_whatever_the_order(links: list[Lin
     rng.shuffle(shuffled)  # type: ignore[attr-defined]
     first = owning_link(shuffled, unlinked)
     assert first == (valid[0] if valid else None)
-    assert conflicts_of(shuffled, unlinked) == ({link.other for link in valid} - {valid[0].other} if valid else set())
 
 
 @given(LINKS, UNLINKED)
@@ -94,6 +96,38 @@ def test_views_count_from_when_no_opt_out_holds_any_more(voices: list[Voice]) ->
 @given(VOICES)
 def test_whose_voice_comes_first_makes_no_difference(voices: list[Voice]) -> None:
     assert {counting_from(order) for order in itertools.permutations(voices)} == {counting_from(voices)}
+
+
+@given(VOICES, SAID, st.integers(0, 2))
+def test_what_does_not_tell_may_be_left_out_also_before_the_rest_comes(voices: list[Voice], late: list[Said], of: int) -> None:
+    kept = [voice._replace(said=telling(voice.said)) for voice in voices]
+    assert counting_from(kept) == counting_from(voices)
+    of %= len(voices)
+    left, whole = ([*each[of].said, *late] for each in (kept, voices))
+    assert set(telling(left)) == set(telling(whole))
+    assert emptied_until(left) == emptied_until(whole)
+
+
+def test_thousands_of_consents_are_quickly_told() -> None:
+    said = [Said(time, time % 2 == 0) for time in range(20_000)]
+    began = time.perf_counter()
+    assert counting_from([Voice(said, NEVER)] * 3) == 19_999
+    assert time.perf_counter() - began < 1, "in proportion to how many there are"
+
+
+@settings(max_examples=15)
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 2 * MAX_LINKS)), min_size=MAX_LINKS, max_size=300), st.randoms())
+def test_of_too_many_users_the_first_hundred_count_whatever_the_order(seen: list[tuple[int, int]], rng: random.Random) -> None:
+    links = [Link(day * DAY_MS, f"e{user}", f"u{user:03}", "lead", b"") for day, user in seen]
+    rng.shuffle(links)
+    at_once = evidence_of(links)
+    bit_by_bit: list[Link] = []
+    for link in links:
+        bit_by_bit = evidence_of([*bit_by_bit, link])
+    first = list(dict.fromkeys(link.other for link in sorted(links)))[:MAX_LINKS]
+    assert {link.other for link in at_once} == {link.other for link in bit_by_bit} == set(first)
+    assert owning_link(at_once) == owning_link(bit_by_bit) == min(links)
+    assert len(at_once) <= MAX_EVIDENCE
 
 
 @given(SAID)

@@ -11,12 +11,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from schemas.identity import (
-    MAX_LINKS,
     NEVER,
     NOBODY,
     UNLINKING,
     Identity,
-    Linked,
     digest_of,
     links_void_until,
     tombstone_of,
@@ -26,6 +24,7 @@ from schemas.profile_row import LINKED, SEALED, UNLINKED, cells_of, link_cell, l
 from serving.store import Store, WindowRead
 from transforms.canary import Prepared
 from transforms.changes import Change
+from transforms.people import read_identities
 from transforms.rows import refresh_rows
 
 
@@ -124,17 +123,6 @@ def forget_people(store: Store, rules: Prepared, people: Mapping[str, int], grav
     """
     graves = Graves() if graves is None else graves
     everybody: dict[str, int] = {}
-    seen: dict[str, tuple[Linked, ...]] = {}
-    while True:
-        everybody |= _forget_those_seen(store, rules, people, graves)
-        left = {key: identity.linked for key, identity in store.read_windows(list(people), 1).identities.items()}
-        if left == seen or not any(len(linked) > MAX_LINKS for linked in left.values()):  # more than a store may tell at once
-            return everybody
-        seen = left
-
-
-def _forget_those_seen(store: Store, rules: Prepared, people: Mapping[str, int], graves: Graves) -> dict[str, int]:
-    everybody: dict[str, int] = {}
     found = dict(people)
     while found:
         # Before looking: a link that comes later is told by it.
@@ -147,7 +135,7 @@ def _forget_those_seen(store: Store, rules: Prepared, people: Mapping[str, int],
 
 def implied_people(store: Store, implied: Mapping[tuple[str, int], int]) -> dict[str, int]:
     """The anonymous ids of late links to forgotten users, but where the link is void, and until when they are to be forgotten."""
-    identities = store.read_windows([key for key, _ in implied], 1).identities if implied else {}
+    identities = read_identities(store, list(dict.fromkeys(key for key, _ in implied))).identities if implied else {}
     people: dict[str, int] = {}
     for (key, linked_at), time in implied.items():
         if identities.get(key, NOBODY).unlinked < linked_at:
@@ -196,7 +184,7 @@ def _scene_of(store: Store, keys: Sequence[str], graves: Graves) -> _Scene:
     people: dict[str, int] = {}
     unread = list(dict.fromkeys(keys))
     while unread:
-        more = store.read_windows(unread, 1)
+        more = read_identities(store, unread)
         read = WindowRead(read.time if read.cells else more.time, read.cells | more.cells, read.identities | more.identities)
         people |= graves.among(unread)
         said = [read.identities.get(key, NOBODY) for key in people]
@@ -236,9 +224,9 @@ def _idle_in(scene: _Scene) -> dict[str, list[bytes]]:
 
 def _linked_by_then(store: Store, people: Mapping[str, int], everybody: Mapping[str, int]) -> dict[str, int]:
     """Anonymous ids with a link that isn't void to people by the instant these are forgotten at, where that is news."""
-    linked = {linked.other for identity in store.read_windows(list(people), 1).identities.values() for linked in identity.linked}
+    linked = {linked.other for identity in read_identities(store, list(people)).identities.values() for linked in identity.linked}
     found: dict[str, int] = {}
-    for key, identity in (store.read_windows(sorted(linked), 1).identities if linked else {}).items():
+    for key, identity in (read_identities(store, sorted(linked)).identities if linked else {}).items():
         for link in identity.links:
             until = people.get(link.other, NEVER)
             if identity.unlinked < link.time <= until and until > max(everybody.get(key, NEVER), found.get(key, NEVER)):

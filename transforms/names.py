@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 from schemas.identity import NOBODY, Identity, Link, Linked
 from schemas.profile_row import LINKED, LINKS, SEALED, IdentityCell, ProfileRow, ViewCell
 from schemas.pseudonym import Pseudonyms, seal, version_of
-from serving.store import Appended, Refusal, RowUpdate, Store, WindowRead
+from serving.store import SAID_AT_ONCE, Appended, Refusal, RowUpdate, Store, WindowRead
 
 MAX_NAMES: Final = 100_000
 
@@ -85,10 +85,12 @@ class Names:
 class OneRowEach:
     """``serving.store.Store`` over another in which the rows of all names of an id are one, that of the key which writes.
 
-    A membership is written under the newest name that has a row, so it is always where readers look first.
+    A membership is written under the newest name that has a row, so it is always where readers look first. With ``moves`` it takes
+    note of rows that ought to be moved, for who asks for ``older_rows`` after each batch.
     """
 
-    def __init__(self, store: Store, pseudonyms: Pseudonyms) -> None:
+    def __init__(self, store: Store, pseudonyms: Pseudonyms, *, moves: bool = False) -> None:
+        self._moves = moves
         self.beneath, self.known = store, Names(pseudonyms)
         self._current = pseudonyms.ring.current.version
         self.knows_newer = self._current < pseudonyms.ring.keys[0].version
@@ -106,10 +108,16 @@ class OneRowEach:
 
     def learn(self, cells: Iterable[tuple[str, IdentityCell]]) -> None:
         """Take note of the sealed ids among cells that are to be written."""
-        self.known.bound()
+        self.bound()
         for key, cell in cells:
             if cell.qualifier == SEALED:
                 self.known.learn(key, cell.value)
+
+    def bound(self) -> None:
+        """Forget what is too much; not while rows that were read with it are still to be written."""
+        self.known.bound()
+        if len(self._newest) > MAX_NAMES:
+            self._newest = {}
 
     def is_older(self, key: str) -> bool:
         """Whether a name is one of an older key than the one that writes."""
@@ -159,14 +167,14 @@ class OneRowEach:
         """Delete the rows of all names."""
         self.beneath.forget([name for key in keys for name in self.known.of(key)])
 
-    def read_windows(self, keys: Sequence[str], limit: int) -> WindowRead:
+    def read_windows(self, keys: Sequence[str], limit: int, said: int = SAID_AT_ONCE) -> WindowRead:
         """The newest views of each id, in whichever of its rows they lie, and what those say of it."""
-        read = self.beneath.read_windows(self._all_names(keys), limit)
+        read = self.beneath.read_windows(self._all_names(keys), limit, said)
         identities, cells = dict(read.identities), dict(read.cells)
         for key, identity in read.identities.items():
             self.known.learn_identity(key, identity)
         if missing := [name for name in self._all_names(keys) if name not in cells]:  # a row told of its id only now
-            more = self.beneath.read_windows(missing, limit)
+            more = self.beneath.read_windows(missing, limit, said)
             cells, identities = cells | more.cells, identities | more.identities
             for key, identity in more.identities.items():
                 self.known.learn_identity(key, identity)
@@ -211,7 +219,8 @@ class OneRowEach:
         self._newest.pop(current, None)
         if newest != current:
             self._newest[current] = newest
-        self._older |= {row: newest for row in rows if version_of(row) < version_of(newest)}
+        if self._moves:
+            self._older |= {row: newest for row in rows if version_of(row) < version_of(newest)}
 
     def _written(self, key: str) -> str:
         current = self.known.current(key)

@@ -22,7 +22,7 @@ from schemas.identity import (
     owning_link,
 )
 from schemas.profile_row import ViewCell
-from serving.store import Store, WindowRead
+from serving.store import SAID_AT_ONCE, Store, WindowRead
 from transforms.kernel import MAX_VIEWS
 
 READ_LIMIT: Final = MAX_VIEWS + 100  # room for copies that disagree; read again with more when that wasn't enough
@@ -92,8 +92,8 @@ def read_people(store: Store, keys: Sequence[str], relinked: Collection[str] = (
 
 
 def read_whole_windows(store: Store, keys: Sequence[str]) -> WindowRead:
-    """Each row's newest cells, enough for 1,000 distinct views where the row has them, and its identity."""
-    read = store.read_windows(keys, READ_LIMIT)
+    """Each row's newest cells, enough for 1,000 distinct views where the row has them, and all that it says."""
+    read = _with_all_said(store, store.read_windows(keys, READ_LIMIT))
     limit = READ_LIMIT
     while short := [
         key for key, cells in read.cells.items() if len(cells) >= limit and len({cell.event for cell in cells}) < MAX_VIEWS
@@ -103,15 +103,40 @@ def read_whole_windows(store: Store, keys: Sequence[str]) -> WindowRead:
     return read
 
 
+def read_identities(store: Store, keys: Sequence[str]) -> WindowRead:
+    """Each row's newest cell, and all that it says, however much that is."""
+    return _with_all_said(store, store.read_windows(keys, 1))
+
+
+def _with_all_said(store: Store, read: WindowRead) -> WindowRead:
+    said = SAID_AT_ONCE
+    while cut := [key for key, who in read.identities.items() if max(map(len, (who.links, who.linked, who.said))) >= said]:
+        said *= 4
+        read = read._replace(identities=read.identities | store.read_windows(cut, 1, said).identities)
+    return read
+
+
 def _whose(people: People, keys: Sequence[str], relinked: Collection[str]) -> list[str]:
     """Who may have changed: whom the rows belong to, and where links came, everybody who is named in them."""
     whose: dict[str, None] = {}
     for key in keys:
         whose[people.owner(key) or key] = None
         if key in relinked:
-            whose.update(dict.fromkeys(link.other for link in people.identity(key).links))
+            whose.update(dict.fromkeys(_who_may_have_changed(people, key, relinked)))
             whose[key] = None
     return list(whose)
+
+
+def _who_may_have_changed(people: People, key: str, relinked: Collection[str]) -> set[str]:
+    """Of those named in the links of a row those who may have won or lost it.
+
+    New links that aren't the first move nothing: of their users alone there may be news. Of several that race the first is read
+    by whoever wrote it, and they see to all.
+    """
+    identity = people.identity(key)
+    named = {link.other for link in identity.links}
+    new = named.intersection(relinked)
+    return new if new and identity.unlinked == NEVER and people.owner(key) not in new else named
 
 
 def _with_rows(store: Store, people: People, keys: Iterable[str]) -> People:

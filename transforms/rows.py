@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from schemas.identity import FOR_EVER, MAX_LINKS, NEVER, Identity, Linked, counted, emptied_until, evidence_of, owning_link
+from schemas.identity import FOR_EVER, MAX_LINKS, NEVER, Identity, Linked, counted, emptied_until, evidence_of, owning_link, telling
 from schemas.instants import LAST_INSTANT_MS
 from schemas.profile_row import (
     RETENTION_MS,
@@ -18,6 +18,7 @@ from schemas.profile_row import (
     Emptiness,
     Profile,
     ViewCell,
+    consent_cell,
     encode_cell,
     link_cell,
     linked_cell,
@@ -27,7 +28,7 @@ from serving.store import RowUpdate, Store
 from transforms.canary import Prepared, answers_of
 from transforms.kernel import MAX_VIEWS
 from transforms.membership import Views
-from transforms.people import People, Person, read_people
+from transforms.people import People, Person, read_identities, read_people
 
 TOP_VALUES: Final = 5
 _CACHED_PROFILES: Final = 1 << 16
@@ -164,12 +165,15 @@ def _tidy(
     forgotten: Collection[str],
     told: Callable[[Iterable[str]], None],
 ) -> None:
-    """Remove views that an opt-out of their own row emptied it of, and links that say nothing, or nothing that others don't."""
+    """Remove views that an opt-out of their own row emptied it of, and links and consents that say nothing beside others."""
+    idle: list[tuple[str, bytes]] = []
     for key in dict.fromkeys(key for key in keys if people.identity(key).said):
-        until, cells = emptied_until(people.identity(key).said), people.read.cells.get(key)
+        said, cells = people.identity(key).said, people.read.cells.get(key)
+        until = emptied_until(said)
         if until != NEVER and cells and cells[-1].time <= until:
             store.empty_row(key, until)
-    idle = [(key, column) for key in dict.fromkeys([*relinked, *people.keys]) for column in _idle_links(people, key)]
+        idle += [(key, consent_cell(each).qualifier) for each in set(said).difference(telling(said))]
+    idle += [column for key in dict.fromkeys([*relinked, *people.keys]) for column in _idle_links(people, key)]
     if idle:
         store.delete_identity(idle)
     beyond = [(key, linked) for key in people.keys for linked in _beyond(people.identity(key))]
@@ -182,12 +186,17 @@ def _tidy(
         store.delete_identity(loose)
 
 
-def _idle_links(people: People, key: str) -> list[bytes]:
+def _idle_links(people: People, key: str) -> list[tuple[str, bytes]]:
+    """Rows and columns: links that are no evidence, and what the rows say of them whose links don't count beside so many others."""
     identity = people.identity(key)
     if len(identity.links) < 2 and identity.unlinked == NEVER:
         return []
-    idle = set(identity.links).difference(evidence_of(identity.links, identity.unlinked))
-    return [link_cell(link).qualifier for link in idle]
+    evidence = evidence_of(identity.links, identity.unlinked)
+    idle = [(key, link_cell(link).qualifier) for link in set(identity.links).difference(evidence)]
+    if len(users := {link.other for link in evidence}) == MAX_LINKS:
+        pointer = linked_cell(Linked(key, b"")).qualifier
+        idle += [(user, pointer) for user in {link.other for link in identity.links if link.time > identity.unlinked} - users]
+    return idle
 
 
 def _beyond(identity: Identity) -> list[Linked]:
@@ -199,20 +208,27 @@ def _cut_off(store: Store, rules: Prepared, beyond: Sequence[tuple[str, Linked]]
     """Undo links to users who have more than count: ids that are no part of them are by themselves, and no row says otherwise."""
     pairs = {(linked.other, key) for key, linked in beyond}
     others = list(dict.fromkeys(linked.other for _, linked in beyond))
-    links = [(key, link) for key, identity in store.read_windows(others, 1).identities.items() for link in identity.links]
+    links = [(key, link) for key, identity in read_identities(store, others).identities.items() for link in identity.links]
     store.delete_identity([(key, link_cell(link).qualifier) for key, link in links if (key, link.other) in pairs])
     store.delete_identity([(key, linked_cell(linked).qualifier) for key, linked in beyond])
     refresh_rows(store, rules, others, relinked=others, told=told)
 
 
 def _loose_ends(people: People, key: str) -> list[bytes]:
-    """What a user's row says of ids whose links were all undone."""
+    """What a user's row says of ids whose links were all undone, or have so many users that this one doesn't count."""
     theirs = [(linked, people.identity(linked.other)) for linked in people.identity(key).linked]
-    return [
-        linked_cell(linked).qualifier
-        for linked, other in theirs
-        if other.unlinked != NEVER and owning_link(other.links, other.unlinked) is None
-    ]
+    return [linked_cell(linked).qualifier for linked, other in theirs if _is_loose(key, other)]
+
+
+def _is_loose(key: str, other: Identity) -> bool:
+    if len(other.links) >= MAX_LINKS and len(users := _users_of(other)) == MAX_LINKS and key not in users:
+        return True
+    return other.unlinked != NEVER and owning_link(other.links, other.unlinked) is None
+
+
+def _users_of(identity: Identity) -> set[str]:
+    """The users whose links with an anonymous id count."""
+    return {link.other for link in evidence_of(identity.links, identity.unlinked)}
 
 
 @functools.lru_cache(_CACHED_PROFILES)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from schemas.errors import ConfigError, shown
-from serving.store.protocol import Appended, Dump, Refusal, RowUpdate, Store, WindowRead
+from serving.store.protocol import SAID_AT_ONCE, Appended, Dump, Refusal, RowUpdate, Store, WindowRead
 
-__all__ = ["Appended", "Dump", "Refusal", "RowUpdate", "Store", "WindowRead", "check_uri", "open_store"]
+__all__ = ["SAID_AT_ONCE", "Appended", "Dump", "Refusal", "RowUpdate", "Store", "WindowRead", "check_uri", "open_store"]
 
 
 def check_uri(uri: str) -> str:

@@ -70,7 +70,7 @@ from schemas.profile_row import (
     united,
 )
 from serving.recent import Recent
-from serving.store.protocol import Appended, Dump, Refusal, RowUpdate, WindowRead
+from serving.store.protocol import SAID_AT_ONCE, Appended, Dump, Refusal, RowUpdate, WindowRead
 from serving.store.row_chunks import Cell
 
 READ_DEADLINE_S: Final = 10.0
@@ -91,7 +91,7 @@ TOMBSTONES_A_WRITE: Final = 10_000
 TOMBSTONE_ROWS_A_READ: Final = 16
 BURIED_WITHIN_MS: Final = 3 * MAX_CLOCK_SKEW_MS  # from a tombstone's timestamp until it is counted, by anybody's clock
 BURIALS: Final = b"!burials"
-MAX_SAID: Final = 200  # consents of one row that are looked at, the newest
+LINKS_OF_READERS: Final = 20  # the first that isn't void says whose a row is; void ones are soon deleted
 EMULATOR: Final = "BIGTABLE_EMULATOR_HOST"
 _PERMANENT: Final = (
     api.InvalidArgument,
@@ -219,7 +219,7 @@ class BigtableStore:
         end = (time + 1) * 1000
         self._delete([RowMutationEntry(key, [DeleteRangeFromColumn(*column, end_timestamp_micros=end) for column in columns])])
 
-    def read_windows(self, keys: Sequence[str], limit: int) -> WindowRead:
+    def read_windows(self, keys: Sequence[str], limit: int, said: int = SAID_AT_ONCE) -> WindowRead:
         """At most ``limit`` newest views of each row; the read's time is the clock just before it."""
         with self._lock:
             time = self._last_read = max(clock_ms(), self._last_read + 1)
@@ -227,20 +227,20 @@ class BigtableStore:
         identities: dict[str, Identity] = {}
         speed = RowFilterChain([ColumnRangeFilter(SPEED), CellsColumnLimitFilter(1), CellsRowLimitFilter(limit)])
         base = RowFilterChain([_column(BASE, BASE_VIEWS), CellsColumnLimitFilter(1)])
-        for row in self._read(keys, RowFilterUnion([speed, base, _WHO])):
+        for row in self._read(keys, RowFilterUnion([speed, base, _who(said)])):
             key = row.row_key.decode()
             views: list[ViewCell] = []
             of_archive: list[ViewCell] = []
-            said: list[IdentityCell] = []
+            who: list[IdentityCell] = []
             for cell in row:
                 if (family := cell.family) == SPEED:
                     views.append(ViewCell(cell.qualifier, cell.value))
                 elif family == IDENTITY:
-                    said.append(_identity_cell(cell))
+                    who.append(_identity_cell(cell))
                 else:
                     of_archive += decode_base(cell.value)
             cells[key] = united(views, of_archive, limit)
-            if said and (identity := identity_of(said)) != NOBODY:
+            if who and (identity := identity_of(who)) != NOBODY:
                 identities[key] = identity
         return WindowRead(time, cells, identities)
 
@@ -523,20 +523,18 @@ def _columns_of(kind: bytes, limit: int) -> RowFilter:
     return RowFilterChain([kinds, CellsColumnLimitFilter(1), CellsRowLimitFilter(limit)])
 
 
-# Bounded: behind a "user" may stand a million browsers. Twice as many links as count, for some stand in two columns.
-_WHO: Final = RowFilterUnion(
-    [
-        _columns_of(LINKS, 2 * MAX_LINKS),
-        _columns_of(LINKED, 2 * MAX_LINKS),
-        _columns_of(CONSENTS, MAX_SAID),
-        RowFilterChain([_column(IDENTITY, SEALED, UNLINKED), CellsColumnLimitFilter(1)]),
-    ]
-)
+def _who(said: int) -> RowFilter:
+    """A row's identity, of each kind the first cells: behind a "user" may stand a million browsers."""
+    kinds = [_columns_of(kind, said) for kind in (LINKS, LINKED, CONSENTS)]
+    return RowFilterUnion([*kinds, RowFilterChain([_column(IDENTITY, SEALED, UNLINKED), CellsColumnLimitFilter(1)])])
+
+
 _ROW: Final = RowFilterUnion(
     [
         _column(MEMBERSHIP, CANDIDATE, CURRENT),
         _column(PROFILE, SUMMARY),
-        _column(IDENTITY, LINKS, CONSENTS + b"\xff" * 10),
+        _columns_of(LINKS, LINKS_OF_READERS),
+        _columns_of(CONSENTS, MAX_LINKS),
         _column(IDENTITY, UNLINKED),
     ]
 )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
-from schemas.identity import NEVER, Identity, Tombstone
+from schemas.identity import MAX_EVIDENCE, MAX_LINKS, NEVER, Identity, Tombstone
 from schemas.profile_row import IdentityCell, ProfileRow, ViewCell
+
+SAID_AT_ONCE: Final = MAX_EVIDENCE + MAX_LINKS  # more than any row says of each kind, once what says nothing is deleted
 
 
 class Refusal(NamedTuple):
@@ -89,8 +91,11 @@ class Store(Protocol):
     def drop_membership(self, key: str, time: int) -> None:
         """Delete the row's membership and profile, unless they are of a read after ``time``, a ``WindowRead.time``."""
 
-    def read_windows(self, keys: Sequence[str], limit: int) -> WindowRead:
-        """At most ``limit`` newest view cells of each row, and its identity; a row without views has an empty list."""
+    def read_windows(self, keys: Sequence[str], limit: int, said: int = SAID_AT_ONCE) -> WindowRead:
+        """At most ``limit`` newest view cells of each row, and its identity; a row without views has an empty list.
+
+        Of more than ``said`` identity cells of a kind a store may leave out the last: that a row says no more can't be told then.
+        """
 
     def write_memberships(self, updates: Sequence[RowUpdate]) -> list[Refusal]:
         """Write membership and profile; of several writes to a row, the one with the newest read stays."""

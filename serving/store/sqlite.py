@@ -25,7 +25,7 @@ from schemas.profile_row import (
     view_cell,
 )
 from serving.recent import Recent
-from serving.store.protocol import Appended, Dump, Refusal, RowUpdate, WindowRead
+from serving.store.protocol import SAID_AT_ONCE, Appended, Dump, Refusal, RowUpdate, WindowRead
 
 BUSY_TIMEOUT_S: Final = 30.0
 _SCAN_PAGE: Final = 500
@@ -148,19 +148,19 @@ class SQLiteStore:
         with self._transaction() as connection:
             connection.execute("DELETE FROM profiles WHERE row = ? AND time <= ?", (key, time))
 
-    def read_windows(self, keys: Sequence[str], limit: int) -> WindowRead:
-        """At most ``limit`` newest views of each row, as of one snapshot."""
+    def read_windows(self, keys: Sequence[str], limit: int, said: int = SAID_AT_ONCE) -> WindowRead:
+        """At most ``limit`` newest views of each row, and all it says, as of one snapshot."""
         query = "SELECT qualifier, value FROM views WHERE row = ? ORDER BY qualifier LIMIT ?"
         with self._snapshot() as connection:
             (done,) = connection.execute("SELECT done FROM appends").fetchone()
             cells = {key: list(map(_CELL, connection.execute(query, (key, limit)))) for key in keys}
             bases = list(_of_rows(connection, "row, views FROM bases", keys))
-            said = list(_of_rows(connection, "row, qualifier, value, time FROM identities", keys))
+            found = list(_of_rows(connection, "row, qualifier, value, time FROM identities", keys))
         cells |= {key: united(cells[key], decode_base(views), limit) for key, views in bases}
         identities: dict[str, list[IdentityCell]] = {}
-        for key, *cell in said:
+        for key, *cell in found:
             identities.setdefault(key, []).append(IdentityCell(*cell))
-        return WindowRead(done, cells, {key: identity_of(found) for key, found in identities.items()})
+        return WindowRead(done, cells, {key: identity_of(theirs) for key, theirs in identities.items()})
 
     def write_memberships(self, updates: Sequence[RowUpdate]) -> list[Refusal]:
         """Write membership and profile where no newer read has written, and collect views older than ``keep_from``."""
