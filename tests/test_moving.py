@@ -10,21 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rules import CATALOGUE_PATH
+from schemas.errors import StoreUnavailableError
 from schemas.event import Event
-from schemas.identity import Said
+from schemas.identity import Said, tombstone_of
 from schemas.instants import DAY_MS, HOUR_MS, clock_ms
-from schemas.profile_row import consent_cell, encode_base, view_cell
+from schemas.profile_row import consent_cell, encode_base, sealed_cell, view_cell
 from schemas.pseudonym import Pseudonyms, pseudonym_of, pseudonymise, ring_of, seal, version_of
 from schemas.release import Release
 from schemas.rules import parse_rules
 from schemas.view import pack_attributes
-from serving.store import Store, open_store
+from serving.store import Store, WindowRead, open_store
 from tests.traffic import RULES
 from transforms.canary import Prepared, prepared
 from transforms.changes import change_of
 from transforms.forgetting import Graves
 from transforms.moving import RowsMoved, rotate_rows
 from transforms.names import OneRowEach
+from transforms.rows import refresh_rows
 from transforms.rules_file import load_catalogue
 from transforms.windows import Maintainer
 
@@ -306,3 +308,38 @@ def test_a_pseudonymised_event_gets_the_current_name_where_its_id_is_sealed() ->
     assert pseudonymise(unsealed, NEW_FIRST) == unsealed
     assert seal(ONLY_OLD.ring.current, "ann") != again.sealed_user_id
     assert pseudonym_of(NEW_FIRST.ring.current, "ann") == again.user_id
+
+
+def test_who_moves_nothing_remembers_no_more_rows_than_a_page_needs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transforms.names.MAX_NAMES", 5)
+    users = [f"user{number}" for number in range(20)]
+    streamed(store, NEW_FIRST, [event_of(number, user=user) for number, user in enumerate(users)])
+    everybody = OneRowEach(store, OLD_FIRST)
+    for number, user in enumerate(users):
+        sealed = [(OLD_FIRST(user), sealed_cell(OLD_FIRST.seal(user)))]
+        everybody.learn(sealed)
+        refresh_rows(everybody, PREPARED, [OLD_FIRST(user)])
+        assert len(everybody._newest) <= 6, f"after {number}"
+    assert everybody.older_rows() == {}
+    assert store.read_row(NEW_FIRST("user7")).membership is not None
+
+
+def test_a_move_that_is_killed_after_somebody_was_forgotten_is_done_anew_and_leaves_nothing(store: Store) -> None:
+    # copied ─ forgotten by another, who has seen the copy's absence ─ (late) the copy ─ killed
+    streamed(store, ONLY_OLD, [*EVENTS[:6], EVENTS[13]])
+    everybody, killed = OneRowEach(store, NEW_FIRST), [False]
+
+    def forget_and_die(keys: Sequence[str], limit: int, *said: int) -> WindowRead:
+        if any(store.dump(NEW_FIRST(user)).views for user in ("ann", "bob")) and not killed[0]:
+            killed[0] = True
+            store.bury([tombstone_of(name("ann"), NOW) for name in (ONLY_OLD, NEW_FIRST)])
+            raise StoreUnavailableError("killed")  # noqa: EM101
+        return read(keys, limit, *said)
+
+    read, store.read_windows = store.read_windows, forget_and_die  # type: ignore[method-assign,assignment]
+    with pytest.raises(StoreUnavailableError):
+        rotate_rows(everybody, PREPARED)
+    assert store.dump(ONLY_OLD("ann")).views, "the old row stays until all is done"
+    rotate_rows(OneRowEach(store, NEW_FIRST), PREPARED)
+    assert killed[0]
+    assert not any(store.dump(name("ann")).views for name in (ONLY_OLD, NEW_FIRST))

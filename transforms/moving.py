@@ -83,7 +83,7 @@ def rotate_rows(store: OneRowEach, rules: Prepared, told: Callable[[RowsMoved], 
     done, graves = RowsMoved(), Graves()
     graves.look(store)
     for page in _pages(key for key in store.keys() if store.is_older(key)):
-        store.known.bound()
+        store.bound()
         read = store.beneath.read_windows(page, 1)
         for key, identity in read.identities.items():
             store.known.learn_identity(key, identity)
@@ -96,7 +96,6 @@ def rotate_rows(store: OneRowEach, rules: Prepared, told: Callable[[RowsMoved], 
             elif key not in rows:  # what a writer that lost a race left
                 store.beneath.drop_membership(key, read.time)
                 done += RowsMoved(dropped=1)
-        store.older_rows()
         told(done)
     return done
 

@@ -75,7 +75,7 @@ class Maintainer:
     """Maintains the rows of a store; remembers what it has written, and the tombstones, as of the last batch."""
 
     def __init__(self, store: Store, pseudonyms: Pseudonyms | None = None) -> None:
-        self._moving = None if pseudonyms is None or len(pseudonyms.ring.keys) == 1 else OneRowEach(store, pseudonyms)
+        self._moving = None if pseudonyms is None or len(pseudonyms.ring.keys) == 1 else OneRowEach(store, pseudonyms, moves=True)
         self._store = store if self._moving is None else self._moving
         self._graves = Graves()
         self._known = Known(self._graves.time_of)
