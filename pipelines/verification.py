@@ -7,11 +7,12 @@ file is searched as bytes too, for deleted cells can outlive their deletion ther
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +30,7 @@ from transforms.plain_files import open_lines, pending_path
 from transforms.traces import Traces
 
 _CELLS_AT_ONCE: Final = 20_000
+_BLOCK_BYTES: Final = 1 << 20
 STORE_FILES: Final = "store_files"
 
 
@@ -106,9 +108,8 @@ def in_store(places: Places, traces: Traces, at: int) -> Found:
 
 def _naming(cells: Sequence[AnyCell], traces: Traces) -> list[AnyCell]:
     """Those cells that hold a trace; together first, for that is fast."""
-    if not traces.found_in(b"\n".join(part for cell in cells for part in (cell.row.encode(), cell.qualifier, cell.value))):
-        return []
-    return [cell for cell in cells if traces.found_in(b"\n".join((cell.row.encode(), cell.qualifier, cell.value)))]
+    texts = pa.array([b"\n".join((cell.row.encode(), cell.qualifier, cell.value)) for cell in cells], pa.large_binary())
+    return [cells[place] for place in np.flatnonzero(traces.among(texts)).tolist()]
 
 
 def _is_newer(cell: AnyCell, at: int) -> bool:
@@ -223,12 +224,17 @@ def _in_file(path: str, what: str, traces: Traces, say: Say) -> Found:
     bad, newer = rows or 1, 0
     if kind == "lines":
         with open_lines(path) as lines:
-            hits = [line.rstrip(b"\n") for line in lines if traces.found_in(line)]
+            hits = [line.rstrip(b"\n") for line in _naming_lines(lines, traces)]
         newer = sum(without_people(line, traces) == line for line in hits)
         bad = len(hits) - newer
     if bad:
         say(f"{path} holds something of a forgotten id" + ("" if kind != "other" else "; it has no rows to take out"))
     return Found(scanned, +Counter({what: bad}), +Counter({what: newer}))
+
+
+def _naming_lines(file: Any, traces: Traces) -> Iterator[bytes]:
+    while lines := file.readlines(_BLOCK_BYTES):
+        yield from itertools.compress(lines, traces.among(pa.array(lines, pa.large_binary())))
 
 
 def _tell(say: Say, number: int, of: int) -> None:

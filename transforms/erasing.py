@@ -11,7 +11,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
@@ -196,7 +196,7 @@ def data_of(column: pa.ChunkedArray) -> Iterator[Any]:
             yield texts.buffers()[2]
 
 
-def without(value: Any, gone: frozenset[str]) -> Any:
+def without(value: Any, gone: Container[str]) -> Any:
     """JSON data without these texts: ``None`` in the place of a value, nothing in the place of a key.
 
     >>> without({"unit": "1:00", "arms": ["1:00", "b"], "1:00": 1}, frozenset(["1:00"]))

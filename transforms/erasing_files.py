@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import gzip
 import io
 import json
@@ -62,11 +63,24 @@ def without_people(line: bytes, traces: Traces) -> bytes | None:
         return line
     if time <= user or event.get("user_id") is None:
         return None
-    gone = frozenset(key for key in (*traces.until, *traces.raw) if traces.time_of(key) >= time)
+    gone = _Gone(traces, time)
     nameless = {name: value for name, value in event.items() if anonymous == NEVER or not name.endswith("anonymous_id")}
     kept = {name: value if name == "listing_id" else without(value, gone) for name, value in nameless.items()}
     text = json.dumps({**letter, "payload": kept} if "payload" in letter else kept, separators=(",", ":")).encode()
     return None if traces.found_in(text) else text
+
+
+@dataclasses.dataclass(frozen=True)
+class _Gone:
+    """Holds the ids that were forgotten at an instant (ms UTC) or after it."""
+
+    traces: Traces
+    time: int
+
+    def __contains__(self, some_id: object) -> bool:
+        """Whether it is one."""
+        until = self.traces.time_of(some_id)
+        return until != NEVER and until >= self.time
 
 
 def erase_table(path: str, traces: Traces, *, dry: bool = False) -> Rewritten:

@@ -17,11 +17,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.identity import NEVER
+from transforms.needles import Needles
 
 MIN_WORD_BYTES: Final = 8
 _FIELDS: Final = "(?:user_id|anonymous_id|user|unit)"
 _WITHIN: Final = "[-0-9A-Za-z._@+]"
-_PATTERNS_AT_ONCE: Final = 64  # RE2 becomes slow with more
+_PATTERNS_AT_ONCE: Final = 64  # RE2 becomes slow with more; of so many it is faster than what finds any number
 
 
 class Traces:
@@ -35,8 +36,11 @@ class Traces:
         self.newest = max([*self.until.values(), *self.raw.values()], default=NEVER)
         self._ids = pa.array(sorted(self.until), pa.string())
         self._times = np.array([self.until[key] for key in sorted(self.until)] + [NEVER], np.int64)
-        codes = sorted({_escaped(code) for code in self._codes()})
-        words = sorted({_escaped(word) for raw in self.raw for word in _spellings(raw) if len(word) >= MIN_WORD_BYTES})
+        all_codes = set(self._codes())
+        all_words = {word for raw in self.raw for word in _spellings(raw) if len(word) >= MIN_WORD_BYTES}
+        many = len(all_codes) + len(all_words) > _PATTERNS_AT_ONCE
+        self._needles = Needles(all_codes, all_words) if many else None
+        codes, words = ([] if many else sorted(map(_escaped, each)) for each in (all_codes, all_words))
         values = sorted(f'{_FIELDS}"\\s*:\\s*{_escaped(text)}' for raw in self.raw for text in _values(raw))
         ends = [f"(?:^|[^{_WITHIN[1:]}){word}(?:[^{_WITHIN[1:]}|$)" for word in words]
         self._exact, self._loose = _expressions(codes + ends + values), _expressions(codes + words + values)
@@ -54,15 +58,26 @@ class Traces:
 
     def among(self, texts: pa.Array | pa.ChunkedArray) -> NDArray[np.bool_]:
         """Which texts, or bytes, hold a trace."""
-        return _matched(texts, self._exact)
+        return self._matched(texts, self._exact, whole=True)
 
     def found_in(self, data: Any) -> bool:
         """Whether a text, or the bytes of a file, hold a trace."""
-        return bool(_matched(_one(data), self._exact)[0])
+        return bool(self._matched(_one(data), self._exact, whole=True)[0])
 
     def may_be_in(self, data: Any) -> bool:
         """Whether texts that lie in memory one behind the other, with nothing between them, can hold a trace."""
-        return bool(_matched(_one(data), self._loose)[0])
+        return bool(self._matched(_one(data), self._loose, whole=False)[0])
+
+    def _matched(self, texts: pa.Array | pa.ChunkedArray, expressions: list[str], *, whole: bool) -> NDArray[np.bool_]:
+        texts = texts.cast(pa.large_binary())
+        found = np.zeros(len(texts), np.bool_)
+        for expression in expressions:
+            hits = pc.match_substring_regex(texts, pattern=expression)
+            found |= hits.fill_null(False).to_numpy(zero_copy_only=False)
+        if self._needles is not None:
+            chunks = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
+            found |= np.concatenate([found[:0], *(self._needles.among(chunk, whole=whole) for chunk in chunks)])
+        return found
 
     def _codes(self) -> Iterable[bytes]:
         for key in self.until:
@@ -85,14 +100,6 @@ def _values(raw: str) -> set[bytes]:
 
 def _expressions(patterns: list[str]) -> list[str]:
     return ["|".join(patterns[start : start + _PATTERNS_AT_ONCE]) for start in range(0, len(patterns), _PATTERNS_AT_ONCE)]
-
-
-def _matched(texts: pa.Array | pa.ChunkedArray, expressions: list[str]) -> NDArray[np.bool_]:
-    found = np.zeros(len(texts), np.bool_)
-    for expression in expressions:
-        hits = pc.match_substring_regex(texts.cast(pa.large_binary()), pattern=expression)
-        found |= hits.fill_null(False).to_numpy(zero_copy_only=False)
-    return found
 
 
 def _one(data: Any) -> pa.Array:
