@@ -236,6 +236,25 @@ def test_evidence_is_thinned_out_on_the_way_and_says_the_same(tmp_path, monkeypa
         assert sorted(said) == [link[:3] for link in evidence_of(links)]
 
 
+def test_of_a_kiosks_users_the_first_hundred_count_however_their_links_come(tmp_path, monkeypatch):
+    kiosk = IDS[0]
+    users = [f"1:{(7 * number) % 131:064x}" for number in range(MAX_LINKS + 31)]
+    said = [
+        event(f"e{number}-{day}", "lead", day * DAY_MS + number // 2, user, kiosk)
+        for number, user in enumerate(users)
+        for day in ((0, 1, 12) if number < MAX_LINKS else (0, 25))
+    ]
+    random.Random(5).shuffle(said)
+    paths = files_of(said, tmp_path, 9)
+    whole = known_of(paths, sealed=True)
+    monkeypatch.setattr(known_people, "GATHERED_ROWS", 1)
+    assert known_of(paths, sealed=True).said.to_pylist() == whole.said.to_pylist()
+    links = [Link(each.event_time, each.event_id, str(each.user_id), "lead", b"") for each in said if each.anonymous_id == kiosk]
+    found = sorted((row["time"], row["event_id"], row["other"]) for row in whole.said.to_pylist() if row["key"] == kiosk)
+    assert found == [link[:3] for link in evidence_of(links)]
+    assert {other for _, _, other in found} == set(users[:MAX_LINKS])
+
+
 def test_what_was_said_after_the_end_is_not_known_but_what_was_undone_is(tmp_path):
     user, device = IDS[:2]
     paths = files_of([event("e1", "identify", END, user, device), event("e2", "opt_out", END, user, None)], tmp_path)

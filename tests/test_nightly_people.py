@@ -15,13 +15,14 @@ import yaml
 
 from pipelines import archive, simulate
 from schemas.errors import StoreUnavailableError
-from schemas.identity import Link, Linked, tombstone_of
+from schemas.identity import Link, Linked, Said, tombstone_of
 from schemas.instants import DAY_MS, format_instant, parse_date
 from schemas.ledger import Entry, entry_of_tombstone
 from schemas.profile_row import (
     IdentityCell,
     ProfileRow,
     cells_of,
+    consent_cell,
     decode_base,
     encode_base,
     identity_of,
@@ -280,7 +281,7 @@ def test_what_a_try_that_failed_has_left_of_whom_was_forgotten_meanwhile_goes(
         store.bury([tombstone_of(user, 10)])
         return write(*given)
 
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         msg = "away"
         raise StoreUnavailableError(msg)
 
@@ -303,4 +304,6 @@ def test_a_cell_is_lacking_only_when_it_would_say_something() -> None:
     assert lacking_cells(stored, [link_cell(late), link_cell(next_day)]) == [link_cell(next_day)]
     assert lacking_cells(identity_of([link_cell(late)]), [link_cell(early)]) == [link_cell(early)]
     assert lacking_cells(stored._replace(unlinked=DAY_MS - 1), [link_cell(early)]) == []
+    ins, outs = ([consent_cell(Said(time, opted_out=out)) for time in (5, 8, 11)] for out in (False, True))
+    assert lacking_cells(identity_of(outs[1:2]), [*ins, outs[0]]) == ins[2:], "what an opt-out has made idle isn't written anew"
     assert lacking_cells(identity_of([linked_cell(Linked("a", b""))]), [linked_cell(Linked("a", b"sealed"))]) == []

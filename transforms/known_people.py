@@ -63,7 +63,7 @@ def gathered(parts: Iterable[pa.Table], graves: dict[bytes, int]) -> pa.Table:
         pending.append(part.filter(pc.invert(is_grave)))
         waiting += len(pending[-1])
         if waiting > max(GATHERED_ROWS, len(kept)):
-            kept, pending, waiting = _told(pa.concat_tables([kept, *pending]), {}, graves).table, [], 0
+            kept, pending, waiting = _told(pa.concat_tables([kept, *pending]), {}, graves, whole=False).table, [], 0
     return pa.concat_tables([kept, *pending])
 
 
@@ -135,7 +135,7 @@ def _coded(table: pa.Table, names: Mapping[str, str], graves: Mapping[bytes, int
     return _Coded(table, together.dictionary, keys[key.indices.to_numpy()], others[other.indices.to_numpy()], forgotten)
 
 
-def _told(table: pa.Table, names: Mapping[str, str], graves: dict[bytes, int]) -> _Coded:
+def _told(table: pa.Table, names: Mapping[str, str], graves: dict[bytes, int], *, whole: bool = True) -> _Coded:
     """The entries that count and say something; who was linked to somebody forgotten gets a tombstone."""
     coded = _coded(table, names, graves)
     keys, others, times, forgotten = coded.keys, coded.others, coded.times, coded.forgotten
@@ -148,7 +148,7 @@ def _told(table: pa.Table, names: Mapping[str, str], graves: dict[bytes, int]) -
         for place in np.unique(keys[implied]).tolist():
             bury(graves, digest_of(coded.ids[place].as_py()), int(forgotten[place]))
     stands &= times > void_until(np.maximum(forgotten[keys], forgotten[others]))
-    evidence = _evidence(coded, np.flatnonzero(stands))
+    evidence = _evidence(coded, np.flatnonzero(stands), whole=whole)
     said = np.flatnonzero(~links & (times > np.where(undone, void_until(forgotten[keys]), forgotten[keys])))
     said = said[np.lexsort((_dictionary(coded.table["kind"]).indices.to_numpy()[said], times[said], keys[said]))]
     kinds = _dictionary(coded.table["kind"]).indices.to_numpy()[said]
@@ -156,16 +156,35 @@ def _told(table: pa.Table, names: Mapping[str, str], graves: dict[bytes, int]) -
     return coded.take(np.concatenate((evidence, said[new])))
 
 
-def _evidence(coded: _Coded, rows: Ints) -> Ints:
-    """Of these links the rows of ``schemas.identity.evidence_of``, in order of key, time, event id and user."""
+def _evidence(coded: _Coded, rows: Ints, *, whole: bool) -> Ints:
+    """Of these links the rows of ``schemas.identity.evidence_of``, in order of key, time, event id and user.
+
+    Unless this is the ``whole``, nothing is left out that others may make evidence: which users are an id's first hundred isn't
+    known, and what is recent is so by each user's own newest date, which is no later than the newest of all.
+    """
     rows = _in_order(coded, rows)
     by_pair = np.argsort(coded.keys[rows] * len(coded.ids) + coded.others[rows], kind="stable")
     keys, others, days = coded.keys[rows][by_pair], coded.others[rows][by_pair], coded.times[rows][by_pair] // DAY_MS
-    newest = np.full(len(coded.ids), NEVER, np.int64)
-    np.maximum.at(newest, keys, days)
-    recent = days > newest[keys] - EVIDENCE_DAYS
-    kept = _changes(keys, others, days) & (_changes(keys, others) | recent)
+    begins = _changes(keys, others)
+    pairs = np.cumsum(begins) - 1
+    among = _first_users(coded.keys[rows], by_pair[begins])[pairs] if whole else np.ones(len(rows), np.bool_)
+    of = keys if whole else pairs
+    newest = np.full(max(len(coded.ids), len(rows)), NEVER, np.int64)
+    np.maximum.at(newest, of[among], days[among])
+    kept = among & _changes(keys, others, days) & (begins | (days > newest[of] - EVIDENCE_DAYS))
     return np.asarray(rows[np.sort(by_pair[kept])])
+
+
+def _first_users(keys: Ints, firsts: Ints) -> Flags:
+    """Of pairs of id and user, given by the place of their first link, whether the user is one of the id's first hundred.
+
+    ``keys`` are the ids of all links, in order.
+    """
+    is_first = np.zeros(len(keys), np.int64)
+    is_first[firsts] = 1
+    users, begins = np.cumsum(is_first), _changes(keys)
+    before = (users - is_first)[begins][np.cumsum(begins) - 1]
+    return np.asarray((users - before)[firsts] <= MAX_LINKS)
 
 
 def _counted(told: _Coded) -> _Coded:

@@ -115,7 +115,7 @@ def publish_rows(store: Store, rules: Prepared, page: Sequence[Staged], end: int
     keys = dict.fromkeys([*(each.person for each in page if each.bases or each.emptied), *(key for key, _ in lacking)])
     lost |= refresh_rows(store, rules, [key for key in keys if key not in lost], relinked - lost.keys()).refused
     while graves.look(store) or barred:
-        clear_rows(store, rules, list(graves.among(dict.fromkeys([*rows, *barred]))))
+        clear_rows(store, rules, list(graves.among(dict.fromkeys([*rows, *barred]))), graves=graves)
         barred = []
     return lost
 

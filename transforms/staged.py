@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 import pyarrow as pa
 
-from schemas.identity import NEVER, Identity, counted, evidence_of, links_void_until
+from schemas.identity import NEVER, Identity, counted, evidence_of, links_void_until, telling
 from schemas.profile_row import (
     LINKED,
     LINKS,
@@ -93,7 +93,7 @@ def lacking_cells(stored: Identity, cells: Sequence[IdentityCell]) -> list[Ident
     linked = {each.other for each in stored.linked}
     both = counted([*stored.linked, *(each for each in ours.linked if each.other not in linked)])
     lacking += [linked_cell(each) for each in both if each.other not in linked]
-    rest = cells_of(ours._replace(links=(), linked=(), unlinked=NEVER))
+    rest = cells_of(ours._replace(links=(), linked=(), unlinked=NEVER, said=tuple(telling([*stored.said, *ours.said]))))
     lacking += [cell for cell in rest if cell.qualifier not in known]
     return lacking + ([unlinked_cell(ours.unlinked)] if ours.unlinked > stored.unlinked else [])
 
