@@ -29,10 +29,11 @@ from serving.store import Store
 from transforms.archive_files import TEMPORARY, parts_of
 from transforms.archive_graves import ArchiveGraves
 from transforms.canary import Prepared
-from transforms.erasing import Erased, Implied, erase_part, in_parallel, links_in, rewriting, united
+from transforms.erasing import Erased, Implied, Pair, counted_ids, erase_part, in_parallel, links_in, rewriting, united
 from transforms.erasing_files import erase_lines, erase_table, kind_of
 from transforms.forgetting import clear_rows, forget_people
 from transforms.ledger import change_ledger, read_ledger, with_entries
+from transforms.people import read_identities
 from transforms.plain_files import Rewritten, pending_path
 from transforms.traces import Traces
 
@@ -116,19 +117,19 @@ def bury(places: Places, person: Person) -> None:
 
 
 def follow_links(places: Places, person: Person, say: Say) -> None:
-    """Add every anonymous id that was linked to the users by then: what rows, ledger and archive tell of that."""
+    """Add every anonymous id that counts and was linked to the users by then: what rows, ledger and archive tell of that."""
     follow_rows(places.rows, person)
     if places.archive is None:
         return
     graves, until = ArchiveGraves(places.archive), person.until
     graves.look()
-    found: list[Mapping[str, Implied]] = []
+    found: list[Mapping[Pair, Implied]] = []
     for entry in entries_in(read_ledger(places.archive)):
         if entry.kind == LINK and entry.time <= until.get(entry.other, -1):
-            found.append({entry.key: Implied(entry.time, person.at, entry.sealed)})
+            found.append({(entry.other, entry.key): Implied(entry.time, person.at, entry.sealed)})
     work = functools.partial(links_in, buried=person.traces)
     found += in_parallel(work, parts_of(places.archive), functools.partial(_tell, say, "looked for links in"))
-    implied = united(found)
+    implied = counted_ids(united(found))
     for key in graves.follow(implied):
         person.add_key(key, implied[key].sealed)
 
@@ -239,9 +240,9 @@ def settle() -> None:
 def follow_rows(store: Store, person: Person) -> None:
     """Add every anonymous id that the store's rows say was linked to the users by then."""
     until = person.until
-    users = store.read_windows(list(until), 1).identities
+    users = read_identities(store, list(until)).identities
     sealed = {linked.other: linked.sealed for identity in users.values() for linked in identity.linked}
-    theirs = store.read_windows(list(sealed), 1).identities if sealed else {}
+    theirs = read_identities(store, list(sealed)).identities if sealed else {}
     for key, identity in theirs.items():
         if any(identity.unlinked < link.time <= until.get(link.other, -1) for link in identity.links):
             person.add_key(key, sealed[key] or identity.sealed)

@@ -30,7 +30,7 @@ from serving.store.garbage import families_without_age
 from transforms.ageing import old_dates, old_letters, old_rows, people_in_metrics, remove_date
 from transforms.archive_files import check_archive_path, parts_of
 from transforms.archive_graves import ArchiveGraves
-from transforms.erasing import Digests, Erased, erase_part, in_parallel, links_in, rewriting, united
+from transforms.erasing import Digests, Erased, counted_ids, erase_part, in_parallel, links_in, rewriting, united
 from transforms.ledger import change_ledger, with_entries
 from transforms.metrics_files import check_metrics_path
 
@@ -142,7 +142,7 @@ def _erase_forgotten(config: Config, store: Store | None) -> Erased:
     parts = parts_of(config.archive)
     if not config.apply:
         return sum(in_parallel(functools.partial(erase_part, buried=Digests(graves.digests), dry=True), parts), Erased())
-    graves.bury(graves.follow(united(in_parallel(functools.partial(links_in, buried=graves), parts))))
+    graves.bury(graves.follow(counted_ids(united(in_parallel(functools.partial(links_in, buried=graves), parts)))))
     with rewriting(config.archive):
         return sum(in_parallel(functools.partial(erase_part, buried=Digests(graves.digests)), parts_of(config.archive)), Erased())
 

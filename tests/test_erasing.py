@@ -28,7 +28,7 @@ from tests.forgotten import KEY, RING, event, lines_of, traces_in
 from transforms.archive import Received, Waiting, Written, name_of, write_archive
 from transforms.archive_files import parts_of, read_archive, write_part
 from transforms.archive_graves import ArchiveGraves
-from transforms.erasing import Digests, cleansed, erase_part, links_in, rewriting
+from transforms.erasing import Digests, cleansed, counted_ids, erase_part, links_in, rewriting, united
 from transforms.ledger import change_ledger, read_ledger, with_entries
 from transforms.rules_file import load_catalogue
 from transforms.traces import Traces
@@ -163,7 +163,7 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path: Path) -> None:
 def test_files_of_version_0_1_0_have_no_sealed_ids_and_are_written_anew_as_they_are(tmp_path: Path) -> None:
     old = table_of(seen(1, DAY, "u1", "a1"), seen(2, DAY, "u2", "a1")).drop_columns(["sealed_user_id", "sealed_anonymous_id"])
     path = write_part(str(tmp_path), DATE, "n", old)
-    assert set(links_in(path, Traces({p("u1"): DAY}))) == {p("a1")}
+    assert set(links_in(path, Traces({p("u1"): DAY}))) == {(p("u1"), p("a1"))}
     erase_part(path, Traces({p("u1"): DAY, p("a1"): DAY}))
     assert pq.ParquetFile(path).read().schema == old.schema
     assert archived(tmp_path)["e2"].anonymous_id is None
@@ -266,7 +266,7 @@ def test_no_order_of_writing_and_forgetting_leaves_anything(tmp_path_factory: An
     graves = ArchiveGraves(str(archive))
     graves.look()
     parts = parts_of(str(archive))
-    graves.bury(graves.follow({key: found for path in parts for key, found in links_in(path, graves).items()}))
+    graves.bury(graves.follow(counted_ids(united(links_in(path, graves) for path in parts))))
     for path in parts:
         erase_part(path, graves)
     linked = any(each.user_id and each.event_time <= DAY + until for each in events)

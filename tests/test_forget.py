@@ -16,7 +16,7 @@ import pytest
 from pipelines import archive, forget, forgetting, replay, stream, verification
 from rules import CATALOGUE_PATH
 from schemas.errors import ConfigError, StoreUnavailableError
-from schemas.identity import Link, Linked
+from schemas.identity import MAX_LINKS, Link, Linked
 from schemas.instants import DAY_MS, HOUR_MS, MINUTE_MS, clock_ms, format_instant
 from schemas.profile_row import link_cell, linked_cell, sealed_cell, view_cell
 from schemas.pseudonym import KeyRing, Pseudonyms, pseudonym_of, ring_of, seal
@@ -353,6 +353,19 @@ def test_files_that_retention_removes_meanwhile_are_no_fault(world: World, monke
     for module in (forgetting, verification):
         monkeypatch.setattr(module, "parts_of", lambda archive: [*parts_of(archive), gone])
     assert world.forget(ANNA)["clean"]
+
+
+def test_of_a_user_of_hundreds_of_browsers_those_go_that_count(world: World) -> None:
+    browsers = sorted(
+        (pseudonym_of(RING.current, raw), raw) for raw in (f"browser-{number:03}" for number in range(MAX_LINKS + 30))
+    )
+    at = NOW - 40 * DAY_MS  # longer ago than rows remember
+    events = [event(f"own-{raw}", at, None, raw) for _, raw in browsers]
+    world.play([*events, *(event(f"with-{raw}", at, "guest-account", raw) for _, raw in browsers)])
+    store = open_store(world.store)
+    store.forget([pseudonym_of(RING.current, "guest-account"), *(key for key, _ in browsers)])
+    assert world.forget("guest-account")["linked_ids"] == MAX_LINKS
+    assert sorted(world.archived()) == sorted(f"own-{raw}" for _, raw in browsers[MAX_LINKS:])
 
 
 def test_unfinished_files_of_killed_writers_go(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,15 +41,15 @@ def test_what_finds_many_finds_what_the_expressions_find(texts: list[bytes | Non
     assert (many.found_in(together), many.may_be_in(together)) == (few.found_in(together), few.may_be_in(together))
 
 
-def test_of_five_thousand_ids_the_search_takes_hardly_longer_than_of_a_few() -> None:
+def test_five_thousand_ids_are_looked_for_in_one_pass() -> None:
     ids = [f"somebody-{number:05}" for number in range(5_000)]
     data = np.random.default_rng(1).bytes(1 << 20).hex().encode()
+    search = traces_of(ids)
 
-    def seconds(search: Traces) -> float:
-        began = time.perf_counter()
+    def seconds() -> float:
+        began = time.thread_time()
         assert not search.found_in(data)
-        return time.perf_counter() - began
+        return time.thread_time() - began
 
-    few, many = traces_of(ids[:20]), traces_of(ids)
-    assert min(seconds(many) for _ in range(3)) < 15 * min(seconds(few) for _ in range(3))
-    assert many.found_in(data + pseudonym_of(RING.current, ids[-1]).encode())
+    assert min(seconds() for _ in range(3)) < 0.2, "0.02 s of a processor; an expression for each 64 of them took 0.5 s"
+    assert search.found_in(data + pseudonym_of(RING.current, ids[-1]).encode())

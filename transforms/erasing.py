@@ -24,7 +24,7 @@ from apache_beam.io.filesystems import FileSystems
 from numpy.typing import NDArray
 
 from schemas.errors import ConfigError, StoreError
-from schemas.identity import NEVER, digest_of
+from schemas.identity import MAX_LINKS, NEVER, digest_of
 from transforms.archive_files import write_part
 from transforms.ledger import FOLDER
 from transforms.traces import Traces
@@ -36,7 +36,9 @@ _PSEUDONYM: Final = re.compile(r"[1-9]\d{0,5}:[0-9a-f]{64}", re.ASCII)
 _IDS: Final = ("user", "user_id", "anonymous_id")
 _REPEATED: Final = (*_IDS, "event_type", "session_id", "listing_id", "sealed_user_id", "sealed_anonymous_id")
 
+Pair = tuple[str, str]  # pseudonyms of a user and of an anonymous id
 T = TypeVar("T")
+K = TypeVar("K")
 
 
 class PartGoneError(StoreError):
@@ -98,7 +100,7 @@ def cleansed(table: pa.Table, buried: Buried) -> Cleansed:
     of_anonymous = _until(table["anonymous_id"], buried)
     gone = times <= of_users
     nameless = (times <= of_anonymous) & ~gone
-    implied = _implied(table, times, of_users, gone)
+    implied = united({key: found} for (_, key), found in _pairs(table, times, of_users, gone).items())
     mentioned = _mentions(table, times, buried, nameless, ~gone)
     if nameless.any():
         for name in ("anonymous_id", "sealed_anonymous_id"):
@@ -126,8 +128,8 @@ def erase_part(path: str, buried: Buried, *, dry: bool = False) -> Erased:
     return Erased(1, size, 1, done.removed, done.changed)
 
 
-def links_in(path: str, buried: Buried) -> dict[str, Implied]:
-    """The anonymous ids that a file's events link to forgotten users."""
+def links_in(path: str, buried: Buried) -> dict[Pair, Implied]:
+    """The anonymous ids that a file's events link to forgotten users, by user and id."""
     with opened_part(path) as (file, _):
         held = set(file.schema_arrow.names)
         if not _holds(file, "user", buried):
@@ -136,7 +138,7 @@ def links_in(path: str, buried: Buried) -> dict[str, Implied]:
         table = file.read(columns, use_threads=False)
     times = table["event_time"].cast(pa.int64()).to_numpy()
     of_users = _until(table["user"], buried)
-    return _implied(table, times, of_users, times <= of_users)
+    return _pairs(table, times, of_users, times <= of_users)
 
 
 def in_parallel(work: Callable[[str], T], paths: Sequence[str], said: Callable[[int, int], None] = lambda *_: None) -> Iterator[T]:
@@ -158,15 +160,23 @@ def in_parallel(work: Callable[[str], T], paths: Sequence[str], said: Callable[[
                 yield found[0]
 
 
-def united(found: Iterable[Mapping[str, Implied]]) -> dict[str, Implied]:
+def united(found: Iterable[Mapping[K, Implied]]) -> dict[K, Implied]:
     """Implied ids of several files as one."""
-    all_found: dict[str, Implied] = {}
+    all_found: dict[K, Implied] = {}
     for each in found:
         for key, implied in each.items():
             known = all_found.get(key, implied)
             sealed = known.sealed or implied.sealed
             all_found[key] = Implied(max(known.linked_at, implied.linked_at), max(known.until, implied.until), sealed)
     return all_found
+
+
+def counted_ids(pairs: Mapping[Pair, Implied]) -> dict[str, Implied]:
+    """The ids that go with users: of each user those that count, see ``schemas.identity.counted``; the others are by themselves."""
+    of_users: dict[str, list[str]] = {}
+    for user, key in pairs:
+        of_users.setdefault(user, []).append(key)
+    return united({key: pairs[user, key]} for user, keys in of_users.items() for key in sorted(keys)[:MAX_LINKS])
 
 
 @contextlib.contextmanager
@@ -225,14 +235,19 @@ def _until(column: pa.ChunkedArray, buried: Buried) -> NDArray[np.int64]:
     return np.asarray(until[coded.indices.fill_null(len(coded.dictionary)).to_numpy(zero_copy_only=False)])
 
 
-def _implied(table: pa.Table, times: NDArray[np.int64], until: NDArray[np.int64], gone: NDArray[np.bool_]) -> dict[str, Implied]:
+def _pairs(table: pa.Table, times: NDArray[np.int64], until: NDArray[np.int64], gone: NDArray[np.bool_]) -> dict[Pair, Implied]:
+    """Who is linked to whom in rows that go."""
     rows = np.flatnonzero(gone & table["anonymous_id"].is_valid().to_numpy() & table["user_id"].is_valid().to_numpy())
     if not len(rows):
         return {}
     wanted = [name for name in (*_IDS, "sealed_anonymous_id") if name in table.column_names]
     found = table.select(wanted).take(pa.array(rows)).to_pylist()
     return united(
-        {row["anonymous_id"]: Implied(int(times[place]), int(until[place]), row.get("sealed_anonymous_id") or b"")}
+        {
+            (row["user_id"], row["anonymous_id"]): Implied(
+                int(times[place]), int(until[place]), row.get("sealed_anonymous_id") or b""
+            )
+        }
         for place, row in zip(rows.tolist(), found, strict=True)
         if row["anonymous_id"] != row["user_id"]
     )
