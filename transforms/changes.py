@@ -93,10 +93,12 @@ class Known:
         """What changes say that isn't known."""
         news = News({}, set(), {})
         for change in changes:
+            # The user's side of a link goes with the other: it may have been tidied up since it was last written.
+            known = any(placed[1].qualifier[:1] == LINKS and self._knows(*placed) for placed in change.cells)
             for placed in change.cells:
                 if placed[1].qualifier == SEALED:
                     news.sealed[placed[0]] = placed[1]
-                elif not self._knows(*placed):
+                elif not (known and placed[1].qualifier[:1] in _OF_LINKS) and not self._is_beyond(*placed):
                     news.cells[placed] = None
                     if change.other is not None and placed[1].qualifier[:1] in _OF_LINKS:
                         news.relinked.update((change.key, change.other))
@@ -105,7 +107,8 @@ class Known:
     def written(self, cells: Iterable[tuple[str, IdentityCell]]) -> None:
         """Remember what these said: they are in the store now."""
         for row, cell in cells:
-            if (mark := self._mark(row, cell)) is not None:
+            if cell.qualifier[:1] == LINKS:
+                mark = self._mark(row, cell)
                 self._young[mark] = min(cell.time, self._young.get(mark, cell.time))
         if len(self._young) >= REMEMBERED // 2:
             self._old, self._young = self._young, {}
@@ -136,30 +139,23 @@ class Known:
         self._conflicting.clear()
 
     def _knows(self, row: str, cell: IdentityCell) -> bool:
-        if self._full and self._is_beyond(row, cell):
-            return True
         mark = self._mark(row, cell)
-        if mark is None:
-            return False
         known = min((known for each in (self._young, self._old) if (known := each.get(mark)) is not None), default=None)
-        return known is not None and (known < cell.time or cell.time == 0)
+        return known is not None and known < cell.time
 
     def thinned(self) -> None:
         """Know of no user any more that they have as many links as count: somebody was forgotten."""
         self._full = {}
 
-    def _mark(self, row: str, cell: IdentityCell) -> int | None:
-        """What is equal for cells of which the first says all; ``None`` for those that are always written."""
-        kind = cell.qualifier[:1]
-        if kind == LINKED:
-            return hash((row, cell, self._buried(row), self._buried(cell.qualifier[1:].decode())))
-        if kind == LINKS:
-            other = cell.qualifier.rpartition(b"\0")[2].decode()
-            return hash((row, other, cell.time // DAY_MS, self._buried(row), self._buried(other)))
-        return None
+    def _mark(self, row: str, cell: IdentityCell) -> int:
+        """What is equal for links of which the first says all."""
+        other = cell.qualifier.rpartition(b"\0")[2].decode()
+        return hash((row, other, cell.time // DAY_MS, self._buried(row), self._buried(other)))
 
     def _is_beyond(self, row: str, cell: IdentityCell) -> bool:
         """Whether it is of a link to a user who has enough."""
+        if not self._full:
+            return False
         kind = cell.qualifier[:1]
         if kind == LINKED:
             return cell.qualifier[1:].decode() > self._full.get(row, _AFTER_ALL)
