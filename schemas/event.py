@@ -22,6 +22,8 @@ EventType = Literal[
     "lead",
 ]
 
+FORGET: Final = "forget"
+
 MAX_MESSAGE_BYTES: Final = 64 * 1024
 MAX_DEPTH: Final = 32
 MAX_ID_BYTES: Final = 256

@@ -24,7 +24,7 @@ from schemas.event import Event
 
 MIN_KEY_BYTES: Final = 16
 MAX_VERSION: Final = 999_999
-_PSEUDONYM: Final = re.compile(r"[1-9]\d{0,5}:[0-9a-f]{64}", re.ASCII)
+PSEUDONYM: Final = re.compile(r"[1-9]\d{0,5}:[0-9a-f]{64}", re.ASCII)
 _VERSIONED: Final = re.compile(r"([1-9]\d{0,5}):(.*)", re.ASCII)
 _VERSION_BYTES: Final = 3
 _PURPOSE: Final = b"forecourt sealed ids"
@@ -86,7 +86,7 @@ def pseudonym_of(key: PseudonymKey, raw_id: str) -> str:
 
 def is_pseudonym(text: str) -> bool:
     """Whether a text has the form of a pseudonym."""
-    return _PSEUDONYM.fullmatch(text) is not None
+    return PSEUDONYM.fullmatch(text) is not None
 
 
 def version_of(pseudonym: str) -> int:

@@ -16,7 +16,7 @@ import yaml
 from pipelines import archive, simulate
 from schemas.errors import StoreUnavailableError
 from schemas.identity import Link, Linked, Said, tombstone_of
-from schemas.instants import DAY_MS, format_instant, parse_date
+from schemas.instants import DAY_MS, clock_ms, format_instant, parse_date
 from schemas.ledger import Entry, entry_of_tombstone
 from schemas.profile_row import (
     IdentityCell,
@@ -271,14 +271,14 @@ def test_what_a_try_that_failed_has_left_of_whom_was_forgotten_meanwhile_goes(
 ) -> None:
     # first try   look ── write ───────────────── look ── clear (fails)      the news is used up,
     # forget              └ bury, clear ┘                                     when it is tried again
-    store = open_store(store_uri)
+    store, now = open_store(store_uri), clock_ms()
     store.init()
     user, rules = PSEUDONYMS("ann"), prepared(Release(parse_rules(yaml.safe_dump(RULES).encode(), CATALOGUE, "rules"), None))
-    page, graves = [Staged(user, [(user, encode_base([view_cell(5, "e5", pack_attributes({}))]))], [], [])], Graves()
+    page, graves = [Staged(user, [(user, encode_base([view_cell(now - 5, "e5", pack_attributes({}))]))], [], [])], Graves()
     write = store.write_bases
 
     def write_later(*given: Any) -> Any:
-        store.bury([tombstone_of(user, 10)])
+        store.bury([tombstone_of(user, now)])
         return write(*given)
 
     def fail(*_: Any, **__: Any) -> None:
@@ -289,11 +289,11 @@ def test_what_a_try_that_failed_has_left_of_whom_was_forgotten_meanwhile_goes(
         patch.setattr(store, "write_bases", write_later)
         patch.setattr("transforms.publishing.clear_rows", fail)
         with pytest.raises(StoreUnavailableError):
-            publish_rows(store, rules, page, 20, graves)
+            publish_rows(store, rules, page, now, graves)
     assert store.dump(user).base is not None
     for by in (graves, Graves()):  # tried again by the same process, or by another, as the first was killed
-        write([*page[0].bases], 20)
-        assert publish_rows(store, rules, page, 20, by) == {}
+        write([*page[0].bases], now)
+        assert publish_rows(store, rules, page, now, by) == {}
         assert list(store.keys()) == []
     store.close()
 

@@ -23,12 +23,12 @@ from apache_beam.transforms.window import GlobalWindows
 
 from schemas.archive_rows import archive_table, deduplicated
 from schemas.catalogue import Catalogue
-from schemas.event import Event
+from schemas.event import FORGET, Event
 from schemas.instants import DAY_MS, clock_ms, date_of
 from schemas.tables import ARCHIVE_ORDER
 from serving.keys import load_ring
 from transforms.archive_files import write_part
-from transforms.archive_graves import FORGET, ArchiveGraves
+from transforms.archive_graves import ArchiveGraves
 from transforms.batch import Batch
 from transforms.counters import APPLIED, DUPLICATE, REFUSED, count
 from transforms.patience import patiently

@@ -21,7 +21,6 @@ from transforms.erasing import Cleansed, Implied, cleansed
 from transforms.ledger import change_ledger, ledger_mark, read_ledger, with_entries
 from transforms.names import Names
 
-FORGET: Final = "forget"
 SEALED_OF: Final = {"user_id": "sealed_user_id", "anonymous_id": "sealed_anonymous_id"}
 
 

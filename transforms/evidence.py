@@ -20,6 +20,7 @@ from apache_beam.io.filesystems import FileSystems
 from numpy.typing import NDArray
 
 from schemas.errors import ConfigError
+from schemas.event import FORGET
 from schemas.identity import digest_of
 from schemas.instants import DAY_MS
 from schemas.ledger import LINK, OPT_IN, OPT_OUT, SCHEMA, TOMBSTONE
@@ -39,7 +40,6 @@ EVIDENCE: Final = pa.schema(  # a ledger's columns, texts that repeat as diction
     ]
 )
 NAMES: Final = pa.schema([("id", pa.string()), ("sealed", pa.binary())])
-FORGET: Final = "forget"
 _CONSENTS: Final = (OPT_IN, OPT_OUT)
 _IDS: Final = ("user_id", "anonymous_id")
 _SEALED: Final = ("sealed_user_id", "sealed_anonymous_id")

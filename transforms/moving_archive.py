@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 
 from schemas.identity import NEVER
 from schemas.ledger import TOMBSTONE, Entry, entries_in, ledger_of
-from schemas.pseudonym import Pseudonyms, replaced, version_of
+from schemas.pseudonym import PSEUDONYM, Pseudonyms, replaced, version_of
 from schemas.tables import ARCHIVE_ORDER
 from transforms.archive_files import parts_of, read_part, write_part
 from transforms.archive_graves import SEALED_OF, ArchiveGraves
@@ -31,7 +30,6 @@ from transforms.names import Names
 from transforms.whole_files import exists
 
 _IDS: Final = ("user", *SEALED_OF)
-_PSEUDONYM: Final = re.compile(r"[1-9]\d{0,5}:[0-9a-f]{64}", re.ASCII)
 _LONGEST_VERSION: Final = 7  # digits and the colon
 _VERSION_BYTES: Final = 3
 
@@ -181,7 +179,7 @@ def _sealed_anew(table: pa.Table, name: str, sealed: str, known: Names, current:
 
 def _renamed_text(text: str, known: Names, current: int) -> str:
     """The JSON of an experiment with the names of one key."""
-    named = {name: new for name in _PSEUDONYM.findall(text) if (new := known.under(name, current)) != name}
+    named = {name: new for name in PSEUDONYM.findall(text) if (new := known.under(name, current)) != name}
     return json.dumps(replaced(json.loads(text), named), sort_keys=True) if named else text
 
 

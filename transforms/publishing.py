@@ -7,7 +7,6 @@ back, evaluated, written. So a row that has views which the archive lacks keeps 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
@@ -35,6 +34,7 @@ from transforms.canary import Prepared, prepared
 from transforms.counters import APPLIED, count
 from transforms.forgetting import Graves, clear_rows
 from transforms.names import OneRowEach
+from transforms.pages import pages_of
 from transforms.parity import compare_rows
 from transforms.patience import patiently
 from transforms.rows import refresh_rows
@@ -61,7 +61,7 @@ def review_rows(
     profiles, outcomes = [merged_rows([])], Counter[str]()
     staged: list[Staged] = []
     try:
-        for page in _pages(batch_rows(shard, offsets, end, rules, said)):
+        for page in pages_of(batch_rows(shard, offsets, end, rules, said), ROWS_AT_ONCE):
             to_write = [staged_of(row, end) for row in page]
             _learn(store, to_write)
             outcomes += patiently(lambda page=page: compare_rows(store, page, end))  # type: ignore[misc]
@@ -160,7 +160,7 @@ class _Publish(beam.DoFn):  # type: ignore[misc]
     def process(self, path: str) -> Iterator[int]:
         with FileSystems.open(path, compression_type=_PLAIN) as file:
             table = table_in(file.read())
-        for page in _pages(staged_in(table)):
+        for page in pages_of(staged_in(table), ROWS_AT_ONCE):
             go_on()
             lost = patiently(lambda page=page: self._published(page))  # type: ignore[misc]
             written = sum(bool(each.bases) and lost.keys().isdisjoint(each.rows) for each in page)
@@ -185,9 +185,3 @@ def _profile_of(page: Sequence[BatchRow], staged: Sequence[Staged]) -> RowsProfi
         largest=max((len(views) for each in staged for _, views in each.bases), default=0),
         newest=max((membership.as_of for membership in held), default=None),
     )
-
-
-def _pages(items: Iterable[Any]) -> Iterator[list[Any]]:
-    iterator = iter(items)
-    while page := list(itertools.islice(iterator, ROWS_AT_ONCE)):
-        yield page
