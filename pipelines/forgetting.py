@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 from apache_beam.io.filesystems import FileSystems
 
 from schemas.errors import StoreUnavailableError
-from schemas.identity import NEVER, tombstone_of
+from schemas.identity import NEVER, goes_until, tombstone_of
 from schemas.instants import SECOND_MS, clock_ms
 from schemas.ledger import LINK, TOMBSTONE, entries_in, entry_of_tombstone
 from schemas.profile_row import identity_of
@@ -154,7 +154,7 @@ def clear_naming(places: Places, rules: Prepared, person: Person, rows: Iterable
     until, others = person.until, dict[str, list[str]]()
     for key in sorted(rows):
         identity = identity_of(places.store.dump(key).identity)
-        if any(identity.unlinked < link.time <= until.get(link.other, NEVER) for link in identity.links):
+        if goes_until(identity, until) != NEVER:
             person.add_key(key, identity.sealed)
         else:
             named = [*(link.other for link in identity.links), *(linked.other for linked in identity.linked)]
@@ -244,7 +244,7 @@ def follow_rows(store: Store, person: Person) -> None:
     sealed = {linked.other: linked.sealed for identity in users.values() for linked in identity.linked}
     theirs = read_identities(store, list(sealed)).identities if sealed else {}
     for key, identity in theirs.items():
-        if any(identity.unlinked < link.time <= until.get(link.other, -1) for link in identity.links):
+        if goes_until(identity, until) != NEVER:
             person.add_key(key, sealed[key] or identity.sealed)
 
 

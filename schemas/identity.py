@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from schemas.instants import DAY_MS
@@ -125,6 +125,17 @@ def evidence_of(links: Iterable[Link], unlinked: int = NEVER) -> list[Link]:
             found.append(link)
         users.add(link.other)
     return found
+
+
+def goes_until(identity: Identity, forgotten: Mapping[str, int]) -> int:
+    """Until when an anonymous id is forgotten (ms UTC) with users it was linked to by when they were; ``NEVER`` with none.
+
+    >>> browser = Identity((Link(5, "e", "u", "lead", b""),))
+    >>> goes_until(browser, {"u": 9}), goes_until(browser, {"u": 4}), goes_until(browser._replace(unlinked=5), {"u": 9})
+    (9, -1, -1)
+    """
+    times = [(link.time, forgotten.get(link.other, NEVER)) for link in identity.links]
+    return max((until for time, until in times if identity.unlinked < time <= until), default=NEVER)
 
 
 def links_void_until(time: int) -> int:

@@ -10,7 +10,19 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from schemas.errors import StoreError
-from schemas.identity import FOR_EVER, NEVER, NOBODY, Identity, Said, Voice, counted, counting_from, owning_link, tombstone_of
+from schemas.identity import (
+    FOR_EVER,
+    NEVER,
+    NOBODY,
+    Identity,
+    Said,
+    Voice,
+    counted,
+    counting_from,
+    goes_until,
+    owning_link,
+    tombstone_of,
+)
 from schemas.profile_row import Emptied, Emptiness, consent_cell, encode_cell
 from schemas.pseudonym import Pseudonyms
 from serving.store.protocol import RowUpdate, Store, WindowRead
@@ -73,7 +85,7 @@ def _linked_by_then(store: Store, keys: Collection[str], now: int) -> dict[str, 
     return {
         key: identity.sealed or named[key]
         for key, identity in theirs.items()
-        if any(link.other in keys and identity.unlinked < link.time <= now for link in identity.links)
+        if goes_until(identity, dict.fromkeys(keys, now)) != NEVER
     }
 
 
