@@ -40,6 +40,7 @@ from pipelines.forgetting import (
     settle,
     wait,
 )
+from pipelines.matching_keys import check_keys
 from pipelines.receipts import check_receipt, code_version, load_signing_key, write_receipt
 from pipelines.verification import STORE_FILES, Found, found_in, in_sqlite_files
 from rules import CATALOGUE_PATH, RULES_PATH
@@ -49,7 +50,7 @@ from schemas.instants import clock_ms, format_instant
 from schemas.pseudonym import Pseudonyms
 from serving.keys import load_ring
 from serving.store import Store, check_uri, open_store
-from transforms.archive_files import check_archive_path
+from transforms.archive_files import check_archive_path, parts_of
 from transforms.canary import Prepared, prepared
 from transforms.names import OneRowEach
 from transforms.rules_file import load_catalogue, load_release
@@ -154,8 +155,11 @@ def forget(config: Config, say: Say) -> dict[str, Any]:
     began, at = time.monotonic(), clock_ms()
     rules = prepared(load_release(config.rules, load_catalogue(config.catalogue)))
     pseudonyms = Pseudonyms(load_ring(config.store))
+    if config.archive is not None:
+        parts_of(config.archive)  # a mistyped folder would be searched, and found to be clean
     with contextlib.closing(open_store(config.store)) as store:
         store.check()
+        check_keys(store, pseudonyms.ring)
         return _forgotten(config, _places(config, store, pseudonyms), Person(pseudonyms, at), rules, began, say)
 
 
@@ -256,4 +260,6 @@ def _show(document: dict[str, Any]) -> None:
     for name in sorted(set().union(*columns)):
         table.add_row(name.replace("_", " "), *(f"{column[name]:,}" if name in column else "" for column in columns))
     out.print(table)
-    print_line(out, f"{document['seconds']:.1f} s; " + ("nothing of them is left" if document["clean"] else "SOMETHING IS LEFT"))
+    left = "nothing of them is left" if document["clean"] else "SOMETHING IS LEFT"
+    held = "" if document["deleted"] else "nothing was held of them: are the ids right? "
+    print_line(out, f"{document['seconds']:.1f} s; {held}{left}")

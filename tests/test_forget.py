@@ -457,6 +457,17 @@ def test_what_can_not_be_done_is_told(tmp_path: Path, options: list[str], said: 
         forget.run(["somebody", "--store", f"sqlite:///{tmp_path}/s.db", *options])
 
 
+def test_a_mistyped_archive_and_a_wrong_key_are_told_and_nobody_is_forgotten(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.play([event("e1", NOW - HOUR_MS, "ann")])
+    where = ["ann", "--store", world.store, "--wait-seconds", "0"]
+    with pytest.raises(ConfigError, match="must be a folder that forecourt archive has written"):
+        forget.run([*where, "--archive", f"{world.archive}x"])
+    monkeypatch.setenv(KEY_VARIABLE, "another key, which nobody wrote with")
+    with pytest.raises(ConfigError, match=r"pseudonym key of version 1, must be that of sqlite:"):
+        forget.run(where)
+    assert open_store(world.store).tombstones() == []
+
+
 def test_an_id_that_is_none_is_not_shown(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="USER: an id is empty or too long, must be 1 to 256 bytes$"):
         forget.run(["x" * 300, "--store", f"sqlite:///{tmp_path}/s.db"])
