@@ -18,8 +18,5 @@ def check_keys(store: Store, ring: KeyRing) -> None:
     keys = [key for key in itertools.islice(store.keys(), LOOKED_AT) if version_of(key) in versions]
     for key, identity in store.read_windows(keys, 1).identities.items():
         if identity.sealed and opened(ring, identity.sealed) is None:
-            version = version_of(key)
-            msg = (
-                f"pseudonym key of version {version}, must be the one that {store.uri} was written with: its ids don't open with it"
-            )
+            msg = f"pseudonym key of version {version_of(key)}, must be that of {store.uri}: the ids in its rows don't open with it"
             raise ConfigError(msg)
