@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import ConfigError
-from schemas.identity import NEVER, Tombstone, digest_of, links_void_until
+from schemas.identity import NEVER, Link, Tombstone, digest_of, evidence_of, links_void_until
 from schemas.instants import DAY_MS
 from schemas.ledger import SCHEMA, TOMBSTONE, Entry, entries_in, entry_of_tombstone, ledger_of, tombstone_in
 from tests.memory_files import OBJECTS
+from transforms.ageing import told
 from transforms.ledger import change_ledger, ledger_mark, ledger_path, read_ledger, settled, void_until, with_entries
 
 A, B, U, V = (f"1:{letter * 64}" for letter in "abef")
@@ -148,3 +149,15 @@ def test_the_order_of_entries_and_settling_them_twice_change_nothing(made, data)
     shuffled = pa.concat_tables([ledger_of([entry]) for entry in data.draw(st.permutations(made))] or [ledger_of([])])
     assert settled(shuffled).equals(once)
     assert settled(once).equals(once)
+
+
+@given(entries)
+def test_of_a_ledgers_links_those_that_are_evidence_stay(made):
+    expected = {entry for entry in made if entry.kind != "link"}
+    for key in {entry.key for entry in made}:
+        void = max((entry.time for entry in made if entry[:2] == ("unlink", key)), default=NEVER)
+        links = {
+            Link(each.time, each.event_id, each.other, each.event_type, b""): each for each in made if each[:2] == ("link", key)
+        }
+        expected |= {links[link] for link in evidence_of(links, void)}
+    assert entries_in(told(ledger_of(made))) == sorted(expected)

@@ -80,18 +80,23 @@ def remove_date(archive: str, old: OldDate) -> None:
 
 
 def told(ledger: pa.Table) -> pa.Table:
-    """A ledger with those of its links that are evidence, see ``schemas.identity.evidence_of``."""
-    entries = entries_in(ledger)
+    """A ledger with those of its links that are evidence, see ``schemas.identity.evidence_of``; ids of one link aren't read."""
+    ledger = ledger.cast(SCHEMA)
+    is_link = pc.equal(ledger["kind"], LINK)
+    counts = ledger.filter(is_link)["key"].value_counts()
+    several = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    undone = ledger.filter(pc.equal(ledger["kind"], UNLINK))
+    unsettled = pa.concat_arrays([several.cast(pa.string()), *undone["key"].chunks])
+    to_see = pc.and_(is_link, pc.is_in(ledger["key"], unsettled))
     unlinked: dict[str, int] = {}
-    for entry in entries:
-        if entry.kind == UNLINK:
-            unlinked[entry.key] = max(entry.time, unlinked.get(entry.key, NEVER))
-    links = sorted((entry for entry in entries if entry.kind == LINK), key=lambda entry: entry.key)
-    kept: list[Entry] = [entry for entry in entries if entry.kind != LINK]
+    for key, time in zip(undone["key"].to_pylist(), undone["time"].to_pylist(), strict=True):
+        unlinked[key] = max(time, unlinked.get(key, NEVER))
+    links, kept = sorted(entries_in(ledger.filter(to_see)), key=lambda entry: entry.key), list[Entry]()
     for key, group in itertools.groupby(links, key=lambda entry: entry.key):
         by_link = {Link(each.time, each.event_id, each.other, each.event_type, each.sealed_other): each for each in group}
         kept += (by_link[link] for link in evidence_of(by_link, unlinked.get(key, NEVER)))
-    return ledger_of(kept)
+    both = pa.concat_tables([ledger.filter(pc.invert(to_see)), ledger_of(kept)])
+    return both.sort_by([(name, "ascending") for name in SCHEMA.names])
 
 
 def old_letters(path: str, before: int, *, dry: bool) -> Rewritten:

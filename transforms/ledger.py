@@ -107,7 +107,7 @@ def _barred(graves: pa.Table, rest: pa.Table) -> tuple[pa.Table, pa.Table]:
     until = dict(zip(newest["key"].to_pylist(), newest["time_max"].to_pylist(), strict=True))
     versions = dict(zip(newest["key"].to_pylist(), newest["version"].to_pylist(), strict=True))
     keys, others = rest["key"].combine_chunks().dictionary_encode(), rest["other"].combine_chunks().dictionary_encode()
-    digests, of_others = ([_digest(text) for text in side.dictionary.to_pylist()] for side in (keys, others))
+    digests, of_others = ([digest_of(text).hex() for text in side.dictionary.to_pylist()] for side in (keys, others))
     times, key_codes, other_codes = rest["time"].to_numpy(), keys.indices.to_numpy(), others.indices.to_numpy()
     void = np.full(len(digests), NEVER, np.int64)
     undone = pc.equal(rest["kind"], UNLINK).to_numpy()
@@ -131,10 +131,6 @@ def _barred(graves: pa.Table, rest: pa.Table) -> tuple[pa.Table, pa.Table]:
 def void_until(times: NDArray[np.int64]) -> NDArray[np.int64]:
     """``links_void_until`` of several instants."""
     return times // DAY_MS * DAY_MS + (DAY_MS - 1)
-
-
-def _digest(pseudonym: str) -> str:
-    return digest_of(pseudonym).hex() if pseudonym else ""
 
 
 def _until(until: dict[str, int], digests: list[str]) -> NDArray[np.int64]:
