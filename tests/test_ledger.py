@@ -151,7 +151,11 @@ def test_the_order_of_entries_and_settling_them_twice_change_nothing(made, data)
     assert settled(once).equals(once)
 
 
-@given(entries)
+unlinkings = st.builds(lambda key, time: Entry("unlink", key, time), ids, instants)
+few = st.sampled_from([0, 1, DAY_MS, 12 * DAY_MS])
+
+
+@given(st.lists(st.one_of(st.builds(link, st.just(A), st.just(U), few), st.builds(link, ids, ids, few), unlinkings), max_size=6))
 def test_of_a_ledgers_links_those_that_are_evidence_stay(made):
     expected = {entry for entry in made if entry.kind != "link"}
     for key in {entry.key for entry in made}:
