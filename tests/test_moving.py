@@ -24,7 +24,7 @@ from tests.traffic import RULES
 from transforms.canary import Prepared, prepared
 from transforms.changes import change_of
 from transforms.forgetting import Graves
-from transforms.moving import RowsMoved, rotate_rows
+from transforms.moving import RowsMoved, move_rows, rotate_rows
 from transforms.names import OneRowEach
 from transforms.rows import refresh_rows
 from transforms.rules_file import load_catalogue
@@ -343,3 +343,18 @@ def test_a_move_that_is_killed_after_somebody_was_forgotten_is_done_anew_and_lea
     rotate_rows(OneRowEach(store, NEW_FIRST), PREPARED)
     assert killed[0]
     assert not any(store.dump(name("ann")).views for name in (ONLY_OLD, NEW_FIRST))
+
+
+@pytest.mark.parametrize("names", [("ann", "fox"), ("fox", "ann")])
+def test_who_writes_with_the_older_key_moves_a_person_as_one(store: Store, names: tuple[str, str]) -> None:
+    events = [event_of(number, user=None, browser="fox") for number in range(5)]
+    streamed(store, ONLY_OLD, [*events, event_of(5, "identify", browser="fox"), event_of(6)])
+    store.append([(NEW_FIRST(name), view_cell(NOW - HOUR_MS, f"new{name}", pack_attributes({}))) for name in ("ann", "fox")])
+    sealed = [(NEW_FIRST(name), sealed_cell(NEW_FIRST.seal(name))) for name in ("ann", "fox")]
+    store.write_identity(sealed)
+    everybody = OneRowEach(store, OLD_FIRST)
+    everybody.learn(sealed)
+    move_rows(everybody, PREPARED, {ONLY_OLD(name): NEW_FIRST(name) for name in names}, Graves())
+    row = store.read_row(NEW_FIRST("ann"))
+    assert row.profile is not None
+    assert row.profile.views == 8

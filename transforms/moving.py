@@ -133,7 +133,9 @@ def _move(
     graves: Graves,
     told: Callable[[Iterable[str]], None],
 ) -> RowsMoved:
-    about = set(rows.values())
+    # Under the names that this store gives to others: a person is found by one name alone.
+    ours = {new: store.known.current(new) for new in rows.values()}
+    about = set(ours.values())
 
     def noted(keys: Iterable[str]) -> None:
         about.update(keys := list(keys))
@@ -152,8 +154,9 @@ def _move(
         part = views[start : start + CELLS_AT_ONCE]
         lost |= {part[refusal.position][0] for refusal in store.beneath.append(part).refused}
     lost |= {cells[refusal.position][0] for refusal in store.beneath.write_identity(cells)}
-    linked = {new for old, new in rows.items() if _links_in(dumps[old])}
-    lost |= refresh_rows(store, rules, list(dict.fromkeys(rows.values())), linked, told=noted).refused.keys()
+    linked = {ours[new] for old, new in rows.items() if _links_in(dumps[old])}
+    refused = refresh_rows(store, rules, list(about), linked, told=noted).refused
+    lost |= {new for new, key in ours.items() if key in refused}
     graves.look(store)
     if buried := list(graves.among(about)):
         clear_rows(store, rules, buried, graves=graves)
