@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -81,7 +82,14 @@ drawn = st.lists(
     parts=st.integers(1, 4),
     order=st.randoms(),
 )
-def test_it_is_what_the_reference_says(events, unlinked, forgotten, parts, order, tmp_path_factory):
+def test_it_is_what_the_reference_says(
+    events: list[Event],
+    unlinked: dict[str, int],
+    forgotten: dict[str, int],
+    parts: int,
+    order: random.Random,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     people, until = people_of_events(
         [{**each._asdict(), "time": each.event_time} for each in events if each.event_time < END], unlinked, forgotten
     )
@@ -132,7 +140,9 @@ views_too = st.lists(
 
 @settings(max_examples=150)
 @given(events=views_too, parts=st.integers(1, 3), order=st.randoms())
-def test_the_views_that_count_are_the_references(events, parts, order, tmp_path_factory):
+def test_the_views_that_count_are_the_references(
+    events: list[Event], parts: int, order: random.Random, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     lines = [{**each._asdict(), "event_time": format_instant(each.event_time), "attributes": {}} for each in events]
     lying = [*events, *order.sample(events, len(events) // 3)]
     order.shuffle(lying)
@@ -147,7 +157,7 @@ def test_the_views_that_count_are_the_references(events, parts, order, tmp_path_
     assert {key: sorted(seen) for key, seen in found.items()} == expected
 
 
-def test_a_persons_views_lie_in_the_rows_of_their_events(tmp_path):
+def test_a_persons_views_lie_in_the_rows_of_their_events(tmp_path: Path) -> None:
     user, device = IDS[:2]
     paths = files_of([event("e1", "listing_view", 5, None, device), event("e2", "listing_view", 6, user, device)], tmp_path)
     shard = shard_in(paths, known_of(paths))
@@ -159,7 +169,7 @@ def test_a_persons_views_lie_in_the_rows_of_their_events(tmp_path):
 # --- one by one ----------------------------------------------------------------------------------------------------------
 
 
-def test_an_opt_in_before_the_link_lifts_no_other_profiles_opt_out(tmp_path):
+def test_an_opt_in_before_the_link_lifts_no_other_profiles_opt_out(tmp_path: Path) -> None:
     user, device = IDS[:2]
     said = [event("e1", "opt_out", 3, None, device), event("e2", "opt_in", 4, user, None), event("e3", "identify", 6, user, device)]
     assert look_up(known_of(files_of(said, tmp_path)), pa.array([user, device])).starts.tolist() == [FOR_EVER, FOR_EVER]
@@ -167,14 +177,14 @@ def test_an_opt_in_before_the_link_lifts_no_other_profiles_opt_out(tmp_path):
     assert look_up(known_of(files_of(later, tmp_path)), pa.array([user, device])).starts.tolist() == [6, 6]
 
 
-def test_of_links_at_one_instant_the_first_by_event_id_counts_wherever_it_lies(tmp_path):
+def test_of_links_at_one_instant_the_first_by_event_id_counts_wherever_it_lies(tmp_path: Path) -> None:
     first, second, device = IDS[:3]
     said = [event("b", "identify", 5, first, device), event("a", "identify", 5, second, device)]
     for order in (said, said[::-1]):
         assert look_up(known_of(files_of(order, tmp_path, 2)), pa.array([device])).persons.to_pylist() == [second]
 
 
-def test_beyond_a_hundred_ids_an_id_is_by_itself_or_the_next_users(tmp_path):
+def test_beyond_a_hundred_ids_an_id_is_by_itself_or_the_next_users(tmp_path: Path) -> None:
     user, other = "1:" + "f" * 64, "1:" + "e" * 64
     devices = [f"1:{number:064x}" for number in range(MAX_LINKS + 3)]
     said = [event(f"e{number}", "identify", 5, user, each) for number, each in enumerate(devices)]
@@ -188,7 +198,7 @@ def test_beyond_a_hundred_ids_an_id_is_by_itself_or_the_next_users(tmp_path):
     assert sorted(links) == sorted([*((each, user) for each in devices[:MAX_LINKS]), (devices[-1], other)]), "nor is it staged"
 
 
-def test_a_user_of_too_many_ids_is_the_same_by_stream_and_by_night(tmp_path, sqlite_store_uri):
+def test_a_user_of_too_many_ids_is_the_same_by_stream_and_by_night(tmp_path: Path, sqlite_store_uri: str) -> None:
     store = open_store(sqlite_store_uri)
     store.init()
     names = {PSEUDONYMS(raw): raw for raw in (f"browser-{number}" for number in range(MAX_LINKS + 5))}
@@ -215,7 +225,7 @@ def test_a_user_of_too_many_ids_is_the_same_by_stream_and_by_night(tmp_path, sql
     store.close()
 
 
-def test_evidence_is_thinned_out_on_the_way_and_says_the_same(tmp_path, monkeypatch):
+def test_evidence_is_thinned_out_on_the_way_and_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events = [
         event(f"e{day}-{number}", "lead", day * DAY_MS + number, IDS[number % 2], IDS[2 + number // 2 % 2])
         for day in range(25)
@@ -236,7 +246,9 @@ def test_evidence_is_thinned_out_on_the_way_and_says_the_same(tmp_path, monkeypa
         assert sorted(said) == [link[:3] for link in evidence_of(links)]
 
 
-def test_of_a_kiosks_users_the_first_hundred_count_however_their_links_come(tmp_path, monkeypatch):
+def test_of_a_kiosks_users_the_first_hundred_count_however_their_links_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kiosk = IDS[0]
     users = [f"1:{(7 * number) % 131:064x}" for number in range(MAX_LINKS + 31)]
     said = [
@@ -255,7 +267,7 @@ def test_of_a_kiosks_users_the_first_hundred_count_however_their_links_come(tmp_
     assert {other for _, _, other in found} == set(users[:MAX_LINKS])
 
 
-def test_what_was_said_after_the_end_is_not_known_but_what_was_undone_is(tmp_path):
+def test_what_was_said_after_the_end_is_not_known_but_what_was_undone_is(tmp_path: Path) -> None:
     user, device = IDS[:2]
     paths = files_of([event("e1", "identify", END, user, device), event("e2", "opt_out", END, user, None)], tmp_path)
     assert known_of(paths).whose.num_rows == 0
@@ -264,7 +276,7 @@ def test_what_was_said_after_the_end_is_not_known_but_what_was_undone_is(tmp_pat
     assert known_of(paths[:0], [Entry("link", device, 5, "e1", "identify", user), Entry("unlink", device, END)]).whose.num_rows == 0
 
 
-def test_two_ids_of_one_hash_are_told_apart(tmp_path, monkeypatch):
+def test_two_ids_of_one_hash_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (known_ids, known_people):
         monkeypatch.setattr(module, "hashes_of", lambda ids: np.full(len(ids), 7, np.uint64))
     user, other, device, fourth = IDS
@@ -277,7 +289,7 @@ def test_two_ids_of_one_hash_are_told_apart(tmp_path, monkeypatch):
 # --- keys ----------------------------------------------------------------------------------------------------------------
 
 
-def test_pseudonyms_of_another_key_are_taken_for_those_of_the_key_that_writes(tmp_path):
+def test_pseudonyms_of_another_key_are_taken_for_those_of_the_key_that_writes(tmp_path: Path) -> None:
     ring = ring_of("2:" + "n" * 32 + "\n1:" + "o" * 32, "tests")
     new, old = ring.keys
     names = Pseudonyms(ring)

@@ -27,13 +27,13 @@ def graves_of(key: str, time: int) -> Graves:
     return graves
 
 
-def test_what_is_newer_than_the_forgetting_stays():
+def test_what_is_newer_than_the_forgetting_stays() -> None:
     cells = [(KEY, consent_cell(Said(time, opted_out=True))) for time in (10, 11)]
     staged = Staged(KEY, [(KEY, encode_base([view(11), view(10)]))], cells, [])
     left = without_forgotten(staged, graves_of(KEY, 10))
     assert left == Staged(KEY, [(KEY, encode_base([view(11)]))], cells[1:], [])
 
 
-def test_an_unlinking_of_the_date_of_the_forgetting_goes_though_it_is_of_the_end_of_that_date():
+def test_an_unlinking_of_the_date_of_the_forgetting_goes_though_it_is_of_the_end_of_that_date() -> None:
     cells = [(KEY, unlinked_cell(time)) for time in (DAY_MS - 1, 2 * DAY_MS - 1)]
     assert without_forgotten(Staged(KEY, [], cells, []), graves_of(KEY, 10)).cells == cells[1:]
