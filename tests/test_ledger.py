@@ -138,7 +138,7 @@ instants = st.integers(0, 9).map(lambda third: third * DAY_MS // 3)
 entries = st.lists(
     st.one_of(
         st.builds(link, ids, ids, instants),
-        st.builds(Entry, st.sampled_from(said), ids, instants),
+        st.builds(lambda kind, key, time: Entry(kind, key, time), st.sampled_from(said), ids, instants),
         st.builds(grave, ids, instants),
     ),
     max_size=12,
