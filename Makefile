@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup test lint demo demo-live bench-stream bench-nightly bench-faults bench-serving bench-outages bench-frameworks bench-analysis bench-false-alarms bench-forget lock clean
+.PHONY: help setup test lint demo demo-live bench-stream bench-nightly bench-faults bench-serving bench-outages bench-frameworks bench-analysis bench-false-alarms bench-forget bench-rotation lock clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -57,6 +57,9 @@ bench-false-alarms: .venv/ready  ## 2,000 experiments with nothing in them, read
 
 bench-forget: .venv/ready  ## people forgotten in an archive of ten million events
 	$(BIN)/python -m benchmarks.forget
+
+bench-rotation: .venv/ready  ## rows and archive moved to the next pseudonym key
+	$(BIN)/python -m benchmarks.rotation
 
 lock:  ## pin the dependencies anew (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --custom-compile-command "make lock" requirements-dev.in -o requirements.lock
