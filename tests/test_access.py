@@ -88,7 +88,7 @@ def test_each_role_may_do_its_own() -> None:
     allowed = {role: {action for action in actions if may(Caller("x", role), action)} for role in ROLES}
     assert allowed == {
         "gateway": {"segments", "featured", "events"},
-        "user_control": {"why", "opt_out"},
+        "user_control": {"why", "opt_out", "forget"},
         "metrics": {"metrics"},
     }
     assert not may(WEB, "anything")
