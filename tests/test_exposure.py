@@ -34,7 +34,7 @@ from schemas.event import MAX_EXPERIMENT_BYTES, json_schema
 from schemas.experiments import Arm, Experiment, Experiments, Layer
 from schemas.exposure import Clash, Click, Exposure, Offer, click_in, exposure_in
 from schemas.instants import parse_instant
-from schemas.pseudonym import Pseudonyms, pseudonymise, ring_of
+from schemas.pseudonym import PseudonymKey, Pseudonyms, pseudonym_of, pseudonymise, ring_of
 from serving.keys import KEY_VARIABLE
 from tests.exposures import click_of, exposure_of
 from tests.strategies import CATALOGUE, ROOT
