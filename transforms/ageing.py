@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -28,6 +28,7 @@ from transforms.erasing import in_parallel, opened_part, rewriting
 from transforms.erasing_files import texts_in
 from transforms.evidence import Asked, read_evidence
 from transforms.ledger import change_ledger
+from transforms.pages import pages_of
 from transforms.plain_files import Change, Rewritten, rewrite_lines
 
 _PEOPLE: Final = frozenset({"user", "user_id", "anonymous_id", "session_id", "unit"})
@@ -115,7 +116,7 @@ def old_rows(store: Store, now: int, *, dry: bool) -> OldRows:
     """
     views = 0 if collects_by_age(store) else _old_views(store, now - GARBAGE_AGE_MS, dry=dry)
     rows = memberships = 0
-    for keys in _pages(store.keys()):
+    for keys in pages_of(store.keys(), _ROWS_AT_ONCE):
         time = store.read_windows(keys, 1).time
         dumps, found = store.dumps(keys), store.read_rows(keys)
         old = now - GARBAGE_AGE_MS if dry and not collects_by_age(store) else NEVER
@@ -209,9 +210,3 @@ def _is_over(dump: Dump, before: int, now: int) -> bool:
 
 def _has_ended(membership: Membership | None, now: int) -> bool:
     return membership is None or membership.as_of + RETENTION_MS <= now
-
-
-def _pages(keys: Iterable[str]) -> Iterator[Sequence[str]]:
-    keys = iter(keys)
-    while page := list(itertools.islice(keys, _ROWS_AT_ONCE)):
-        yield page

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
 from typing import Final
 
 import pyarrow as pa
@@ -16,6 +14,7 @@ from serving.store import open_store
 from transforms.canary import prepared
 from transforms.forgetting import clear_rows
 from transforms.ledger import read_ledger
+from transforms.pages import pages_of
 
 KEYS_AT_ONCE: Final = 250
 
@@ -29,7 +28,7 @@ def bury_as_archived(store_uri: str, archive: str, release: Release) -> int:
         if lacking:
             store.bury(lacking)
             digests, rules = {tombstone.digest for tombstone in lacking}, prepared(release)
-            for keys in _pages(key for key in store.keys() if digest_of(key) in digests):  # noqa: SIM118  (no mapping)
+            for keys in pages_of((key for key in store.keys() if digest_of(key) in digests), KEYS_AT_ONCE):  # noqa: SIM118  (no mapping)
                 clear_rows(store, rules, keys)
             store.purge()
         return len(lacking)
@@ -40,8 +39,3 @@ def bury_as_archived(store_uri: str, archive: str, release: Release) -> int:
 def _tombstones_in(ledger: pa.Table) -> list[Tombstone]:
     graves = ledger.filter(pc.equal(ledger["kind"], TOMBSTONE))
     return [Tombstone(bytes.fromhex(entry.key), entry.version, entry.time) for entry in entries_in(graves)]
-
-
-def _pages(keys: Iterator[str]) -> Iterator[list[str]]:
-    while page := list(itertools.islice(keys, KEYS_AT_ONCE)):
-        yield page

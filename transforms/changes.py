@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
-from schemas.event import Event
+from schemas.event import FORGET, Event
 from schemas.identity import NEVER, Link, Linked, Said
 from schemas.instants import DAY_MS
 from schemas.profile_row import (
@@ -22,7 +22,6 @@ from schemas.profile_row import (
 )
 
 VIEW: Final = "listing_view"
-FORGET: Final = "forget"
 _CONSENTS: Final = {"opt_out": True, "opt_in": False}
 REMEMBERED: Final = 300_000
 _AFTER_ALL: Final = "\U0010ffff"

@@ -9,7 +9,6 @@ import contextlib
 import io
 import json
 import os
-import re
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 
 from schemas.errors import ConfigError, StoreError
 from schemas.identity import MAX_LINKS, NEVER, digest_of
+from schemas.pseudonym import PSEUDONYM
 from transforms.archive_files import write_part
 from transforms.ledger import FOLDER
 from transforms.traces import Traces
@@ -32,7 +32,6 @@ from transforms.whole_files import alone
 
 WORKERS: Final = 2
 PATIENCE_S: Final = 600.0
-_PSEUDONYM: Final = re.compile(r"[1-9]\d{0,5}:[0-9a-f]{64}", re.ASCII)
 _IDS: Final = ("user", "user_id", "anonymous_id")
 _REPEATED: Final = (*_IDS, "event_type", "session_id", "listing_id", "sealed_user_id", "sealed_anonymous_id")
 
@@ -261,7 +260,7 @@ def _mentions(
     rows = np.flatnonzero(suspects & kept & table["experiment"].is_valid().to_numpy())
     found: dict[int, str] = {}
     for place, text in zip(rows.tolist(), table["experiment"].take(pa.array(rows)).to_pylist(), strict=True):
-        named = sorted(set(_PSEUDONYM.findall(text)))
+        named = sorted(set(PSEUDONYM.findall(text)))
         until = buried.until_of(pa.array(named, pa.string()))
         gone = frozenset(each for each, at in zip(named, until.tolist(), strict=True) if times[place] <= at)
         if gone:

@@ -6,9 +6,8 @@ writer that knows the old key alone, nothing is lost, and a reader that asks for
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 from schemas.identity import NEVER, Link, Linked, tombstone_of
 from schemas.profile_row import IdentityCell, ViewCell, cells_of, decode_base, identity_of
@@ -17,13 +16,11 @@ from serving.store import Dump, Store
 from transforms.canary import Prepared
 from transforms.forgetting import Graves, clear_rows
 from transforms.names import Names, OneRowEach
+from transforms.pages import pages_of
 from transforms.rows import refresh_rows
 
 ROWS_AT_ONCE: Final = 200
 CELLS_AT_ONCE: Final = 20_000  # Bigtable takes 100,000 mutations a request
-
-
-T = TypeVar("T")
 
 
 class RowsMoved(NamedTuple):
@@ -57,7 +54,7 @@ def move_rows(
     ``told`` hears whose rows are to be written.
     """
     done = RowsMoved()
-    for page in _pages(rows):
+    for page in pages_of(rows, ROWS_AT_ONCE):
         time = store.beneath.read_windows([], 1).time
         for part in _parts(store.dumps(page)):
             done += _move(store, rules, {old: rows[old] for old in part}, part, time, graves, told)
@@ -82,7 +79,7 @@ def rotate_rows(store: OneRowEach, rules: Prepared, told: Callable[[RowsMoved], 
     """Move all rows that lie under older keys than the one that writes; ``told`` hears how far it is after each page."""
     done, graves = RowsMoved(), Graves()
     graves.look(store)
-    for page in _pages(key for key in store.keys() if store.is_older(key)):
+    for page in pages_of((key for key in store.keys() if store.is_older(key)), ROWS_AT_ONCE):
         store.bound()
         read = store.beneath.read_windows(page, 1)
         for key, identity in read.identities.items():
@@ -191,9 +188,3 @@ def _parts(dumps: Mapping[str, Dump]) -> Iterator[dict[str, Dump]]:
         part[key] = dump
     if part:
         yield part
-
-
-def _pages(items: Iterable[T]) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while page := list(itertools.islice(iterator, ROWS_AT_ONCE)):
-        yield page
