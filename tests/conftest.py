@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from pipelines.emulators import EmulatorsMissing, Endpoints, emulators
+from serving.store import Store, open_store
 
 settings.register_profile(
     "forecourt",
@@ -58,3 +59,12 @@ def store_uri(request: pytest.FixtureRequest) -> str:
     """One store of each kind."""
     uri: str = request.getfixturevalue(f"{request.param}_store_uri")
     return uri
+
+
+@pytest.fixture
+def store(store_uri: str) -> Iterator[Store]:
+    """One store of each kind, made and open."""
+    store = open_store(store_uri)
+    store.init()
+    yield store
+    store.close()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from rules import RULES_PATH
@@ -13,7 +11,7 @@ from schemas.profile_row import ProfileRow, linked_cell, sealed_cell, unlinked_c
 from schemas.pseudonym import pseudonymise
 from schemas.view import pack_attributes
 from serving.controls import Buried, bury_id, keep_consent
-from serving.store import Store, open_store
+from serving.store import Store
 from tests.gateways import PSEUDONYMS
 from tests.strategies import CATALOGUE, START
 from transforms.canary import prepared
@@ -25,14 +23,6 @@ pytestmark = pytest.mark.alone
 
 RULES = prepared(load_release(RULES_PATH, CATALOGUE))
 ANN, BROWSER, BOB = map(PSEUDONYMS, ("ann", "browser", "bob"))
-
-
-@pytest.fixture
-def store(store_uri: str) -> Iterator[Store]:
-    store = open_store(store_uri)
-    store.init()
-    yield store
-    store.close()
 
 
 def event(kind: str, at: int, user: str | None, anonymous: str | None = None) -> Event:

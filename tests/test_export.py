@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +48,6 @@ HER_NAMES = {ANN, LAPTOP}
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEY_VARIABLE, KEY)
     monkeypatch.setattr(archive_files, "ROW_GROUP_ROWS", 5)
-
-
-@pytest.fixture
-def store(store_uri: str) -> Iterator[Store]:
-    store = open_store(store_uri)
-    store.init()
-    yield store
-    store.close()
 
 
 def event(kind: str, at: int, user: str | None, anonymous: str | None = None, pseudonyms: Pseudonyms = PSEUDONYMS) -> Event:

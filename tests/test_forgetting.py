@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,6 @@ pytestmark = pytest.mark.alone
 
 START = clock_ms() // DAY_MS * DAY_MS - 5 * DAY_MS
 ELECTRIC = {"fuel_type": "electric"}
-
-
-@pytest.fixture
-def store(store_uri: str) -> Iterator[Store]:
-    store = open_store(store_uri)
-    store.init()
-    yield store
-    store.close()
 
 
 def event(number: int, kind: str, hours: float, user: str | None = None, anonymous: str | None = None) -> Happening:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +41,6 @@ ANN, BOB, LAPTOP, PHONE = map(PSEUDONYMS, ("ann", "bob", "laptop", "phone"))
 @pytest.fixture(autouse=True)
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEY_VARIABLE, KEY)
-
-
-@pytest.fixture
-def store(store_uri: str) -> Iterator[Store]:
-    store = open_store(store_uri)
-    store.init()
-    yield store
-    store.close()
 
 
 def event(kind: str, at: int, user: str | None, anonymous: str | None = None) -> Event:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import pytest
@@ -38,14 +38,6 @@ ONLY_OLD, OLD_FIRST, NEW_FIRST, ONLY_NEW = (
 CATALOGUE: Final = load_catalogue(CATALOGUE_PATH)
 PREPARED: Final[Prepared] = prepared(Release(parse_rules(RULES.encode(), CATALOGUE, "tests"), None))
 NOW: Final = clock_ms() // HOUR_MS * HOUR_MS
-
-
-@pytest.fixture
-def store(store_uri: str) -> Iterator[Store]:
-    store = open_store(store_uri)
-    store.init()
-    yield store
-    store.close()
 
 
 def event_of(

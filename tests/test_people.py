@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -11,7 +11,7 @@ from schemas.identity import FOR_EVER, MAX_LINKS, NEVER, Link, Linked, Said
 from schemas.instants import DAY_MS, clock_ms
 from schemas.profile_row import IdentityCell, ViewCell, consent_cell, link_cell, linked_cell, unlinked_cell, view_cell
 from schemas.view import pack_attributes
-from serving.store import SAID_AT_ONCE, Store, WindowRead, open_store
+from serving.store import SAID_AT_ONCE, Store, WindowRead
 from tests.people import RULES
 from transforms.people import read_people
 from transforms.rows import refresh_rows
@@ -19,14 +19,6 @@ from transforms.rows import refresh_rows
 pytestmark = pytest.mark.alone
 
 RECENT = clock_ms() - 2 * DAY_MS
-
-
-@pytest.fixture
-def store(store_uri: str) -> Iterator[Store]:
-    store = open_store(store_uri)
-    store.init()
-    yield store
-    store.close()
 
 
 def view(number: int) -> ViewCell:

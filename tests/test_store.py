@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import pathlib
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
@@ -45,14 +44,6 @@ pytestmark = pytest.mark.alone
 RECENT = clock_ms() - DAY_MS  # within what Bigtable's garbage collection keeps
 KEY = "1:" + "ab" * 32
 ELECTRIC, DIESEL = pack_attributes({"fuel_type": "electric"}), pack_attributes({"fuel_type": "diesel"})
-
-
-@pytest.fixture
-def store(store_uri: str) -> Iterator[Store]:
-    store = open_store(store_uri)
-    store.init()
-    yield store
-    store.close()
 
 
 def cells(count: int, start: int = RECENT) -> list[ViewCell]:

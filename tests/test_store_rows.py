@@ -25,14 +25,6 @@ pytestmark = pytest.mark.alone
 Chunk = messages.ReadRowsResponse.CellChunk.pb()
 
 
-@pytest.fixture
-def store(store_uri: str) -> Iterator[Store]:
-    store = open_store(store_uri)
-    store.init()
-    yield store
-    store.close()
-
-
 def reading(uri: str, read: Callable[[RowReader], Awaitable[Rows]]) -> Rows:
     async def run() -> Rows:
         rows = open_rows(uri)

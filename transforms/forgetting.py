@@ -16,6 +16,7 @@ from schemas.identity import (
     UNLINKING,
     Identity,
     digest_of,
+    goes_until,
     links_void_until,
     tombstone_of,
 )
@@ -225,10 +226,6 @@ def _idle_in(scene: _Scene) -> dict[str, list[bytes]]:
 def _linked_by_then(store: Store, people: Mapping[str, int], everybody: Mapping[str, int]) -> dict[str, int]:
     """Anonymous ids with a link that isn't void to people by the instant these are forgotten at, where that is news."""
     linked = {linked.other for identity in read_identities(store, list(people)).identities.values() for linked in identity.linked}
-    found: dict[str, int] = {}
-    for key, identity in (read_identities(store, sorted(linked)).identities if linked else {}).items():
-        for link in identity.links:
-            until = people.get(link.other, NEVER)
-            if identity.unlinked < link.time <= until and until > max(everybody.get(key, NEVER), found.get(key, NEVER)):
-                found[key] = until
-    return found
+    identities = read_identities(store, sorted(linked)).identities if linked else {}
+    found = {key: goes_until(identity, people) for key, identity in identities.items()}
+    return {key: until for key, until in found.items() if until > everybody.get(key, NEVER)}
