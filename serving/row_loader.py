@@ -1,7 +1,8 @@
 """Rows on demand: one read for all who ask for a user at once, keys that wait read together, and a bound on everything.
 
-At most ``max_reads`` calls are under way. A key that comes when all are goes into the next call with the others that wait, so
-under load the store sees fewer and larger reads (a row in bulk costs a sixth of a row alone). When ``max_waiting`` keys wait,
+Keys asked for in one turn of the event loop go into one call. At most ``max_reads`` calls are under way; a key that comes when all
+are goes into the next one with the others that wait. So under load the store sees fewer and larger reads (a row in bulk costs a
+sixth of a row alone). When ``max_waiting`` keys wait,
 further ones are shed. While the breaker is open nobody is let in; a probe looks whether the store is back.
 """
 
@@ -52,6 +53,7 @@ class RowLoader:
         self._loads: dict[str, asyncio.Future[Loaded]] = {}
         self._waiting: deque[_Load] = deque()
         self._reads: set[asyncio.Task[None]] = set()
+        self._next: asyncio.Handle | None = None
         self._probe: asyncio.Task[None] | None = None
         self._bad_rows, self._told_s = 0, -TELL_EVERY_S
         self._closed = False
@@ -63,7 +65,7 @@ class RowLoader:
         load = self._asked(key, until_s)
         if load is None:
             return "overloaded"
-        self._read_on()
+        self._read_soon()
         await asyncio.wait((load,), timeout=until_s - asyncio.get_running_loop().time())
         return load.result() if load.done() else "timeout"
 
@@ -72,7 +74,7 @@ class RowLoader:
         if self._breaker.state == "open":
             return ["store_down"] * len(keys)
         asked = [self._asked(key, until_s) for key in keys]
-        self._read_on()
+        self._read_soon()
         waits = [load for load in asked if load is not None]
         if waits:
             await asyncio.wait(waits, timeout=until_s - asyncio.get_running_loop().time())
@@ -85,6 +87,8 @@ class RowLoader:
     async def close(self) -> None:
         """End what is under way, then the connection."""
         self._closed = True
+        if self._next is not None:
+            self._next.cancel()
         tasks = [*self._reads, *([self._probe] if self._probe else [])]
         for task in tasks:
             task.cancel()
@@ -101,7 +105,17 @@ class RowLoader:
             self._waiting.append(_Load(key, until_s, under_way))
         return under_way
 
+    def _read_soon(self) -> None:
+        """Start a call when all who ask in this turn of the loop have done so; at once when they fill one."""
+        if len(self._waiting) >= self._limits.max_rows_a_read:
+            self._read_on()
+        elif self._next is None:
+            self._next = asyncio.get_running_loop().call_soon(self._read_on)
+
     def _read_on(self) -> None:
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
         while self._waiting and len(self._reads) < self._limits.max_reads:
             now_s = asyncio.get_running_loop().time()
             loads: list[_Load] = []
@@ -119,7 +133,7 @@ class RowLoader:
     def _read_done(self, task: asyncio.Task[None]) -> None:
         self._reads.discard(task)
         if not self._closed:
-            self._read_on()
+            self._read_soon()
 
     async def _read(self, loads: list[_Load]) -> None:
         miss: Miss = "store_down"

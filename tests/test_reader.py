@@ -210,9 +210,9 @@ def test_all_who_ask_for_a_user_at_once_share_one_read() -> None:
 def test_keys_that_wait_are_read_together_and_never_more_calls_at_once_than_allowed() -> None:
     async def play(reader: SegmentReader, rows: PlayedRows) -> None:
         rows.delay_s = 0.005
-        reads = await asyncio.gather(*[reader.read(f"u{number}", now=NOW) for number in range(6)])
+        reads = await asyncio.gather(*[reader.read(f"u{number}", now=NOW) for number in range(8)])
         assert {read.reason for read in reads} == {"unknown_user"}
-        assert rows.reads == [["k:u0"], ["k:u1"], ["k:u2", "k:u3", "k:u4"], ["k:u5"]]
+        assert rows.reads == [["k:u0", "k:u1", "k:u2"], ["k:u3", "k:u4", "k:u5"], ["k:u6", "k:u7"]]
         assert rows.most_at_once == LIMITS.max_reads
 
     played(play)
@@ -223,8 +223,21 @@ def test_beyond_what_may_wait_requests_are_shed_at_once() -> None:
         rows.delay_s = 0.01
         reads = await asyncio.gather(*[reader.read(f"u{number}", now=NOW) for number in range(20)])
         reasons = [read.reason for read in reads]
-        held = LIMITS.max_reads + LIMITS.max_waiting
+        held = LIMITS.max_reads * LIMITS.max_rows_a_read + LIMITS.max_waiting
         assert reasons == ["unknown_user"] * held + ["overloaded"] * (20 - held)
+
+    played(play)
+
+
+def test_who_asks_in_one_turn_of_the_loop_is_read_in_one_call_and_nobody_waits_for_the_next_turn() -> None:
+    async def play(reader: SegmentReader, rows: PlayedRows) -> None:
+        rows.delay_s = 0.02
+        first = [asyncio.create_task(reader.read(user, now=NOW)) for user in ("ann", "bob")]
+        await asyncio.sleep(0.005)
+        second = asyncio.create_task(reader.read("cid", now=NOW))
+        await asyncio.gather(*first, second)
+        assert rows.reads == [["k:ann", "k:bob"], ["k:cid"]]
+        assert rows.most_at_once == 2
 
     played(play)
 
@@ -243,9 +256,9 @@ def test_a_slow_store_costs_no_more_than_the_deadline() -> None:
 def test_keys_whose_askers_have_gone_are_not_read_any_more() -> None:
     async def play(reader: SegmentReader, rows: PlayedRows) -> None:
         rows.delay_s = 30.0
-        await asyncio.gather(*[reader.read(f"u{number}", now=NOW) for number in range(4)])
+        await asyncio.gather(*[reader.read(f"u{number}", now=NOW) for number in range(8)])
         await asyncio.sleep(LIMITS.deadline_s)
-        assert rows.asked == ["k:u0", "k:u1"]
+        assert rows.asked == ["k:u0", "k:u1", "k:u2", "k:u3", "k:u4", "k:u5"]
 
     played(play)
 
