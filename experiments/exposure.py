@@ -26,7 +26,8 @@ def exposure_to(
 ) -> Exposure:
     """The exposure of a request; ``seen`` are the fields that follow neither from the assignment nor from the segments.
 
-    ``user`` is the pseudonym of the id that was assigned by. A visitor without segments is untriggered, whatever the arm.
+    ``user`` is the pseudonym of the id that was assigned by; ``segments`` are those that an arm could act on. A visitor without any
+    is untriggered, whatever the arm.
     """
     offers = tuple(Offer(name, score) for name, score in segments)
     unit = {"session": session, "user": user}[assignment.kind] if assignment.unit and assignment.kind else None

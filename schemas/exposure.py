@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
+from schemas.errors import EventError
 from schemas.experiments import Unit
 
 
@@ -32,7 +34,8 @@ class Exposure(msgspec.Struct, frozen=True, kw_only=True):
 
     There is an ``arm`` when ``reason`` is assigned, and only these exposures belong to an experiment. ``conflicts`` is ``None``
     where the impression wasn't drawn; ``conflict_sample`` is the share of impressions that are. ``arm_probability`` and
-    ``holdout`` are ``None`` but where a bandit gives the arms their shares.
+    ``holdout`` are ``None`` but where a bandit gives the arms their shares. ``segments`` are those that the rules know, which an
+    arm could act on; ``segments_unknown`` counts the others.
     """
 
     impression_id: str
@@ -66,16 +69,21 @@ class Exposure(msgspec.Struct, frozen=True, kw_only=True):
     conflict_sample: float = 0.0
     arm_probability: float | None = None
     holdout: bool | None = None
+    segments_unknown: int = 0
 
 
 class Click(msgspec.Struct, frozen=True, kw_only=True):
-    """The ``experiment`` object of a click: the impression it was on, and where that was."""
+    """The ``experiment`` object of a click: the impression it was on, and where that was.
+
+    The impression's id is enough. The rest only tells at once whose clicks these are; ``UNSET`` where the sender didn't say, which
+    is not the ``None`` of an impression that was in no experiment.
+    """
 
     impression_id: str
-    experiment: str | None
-    version: int | None
-    arm: str | None
-    position: int
+    experiment: str | None | UnsetType = UNSET
+    version: int | None | UnsetType = UNSET
+    arm: str | None | UnsetType = UNSET
+    position: int | UnsetType = UNSET
 
 
 _EXPOSURE: Final = msgspec.json.Decoder(Exposure).decode
@@ -88,6 +96,18 @@ def exposure_in(text: str | None) -> Exposure | None:
         return _EXPOSURE(text or "null")
     except msgspec.DecodeError:
         return None
+
+
+def check_click(experiment: object, session: str | None) -> None:
+    """``EventError`` for a click that no analysis could count: on no impression, or in no session."""
+    reason, must = "wrong_type", "must be the session of the impression: a click counts in it"
+    if session is None:
+        raise EventError(reason, "session_id", f"session_id is missing, {must}")
+    try:
+        msgspec.convert(experiment, Click)
+    except msgspec.ValidationError as error:
+        must = "must be an object with the impression_id that came with the listing"
+        raise EventError(reason, "experiment", f"experiment: {error}, {must}") from error
 
 
 def click_in(text: str | None) -> Click | None:

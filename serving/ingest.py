@@ -11,6 +11,7 @@ import msgspec
 from schemas.decoding import Attributes, decode_event
 from schemas.errors import EventError
 from schemas.event import Event, EventType
+from schemas.exposure import check_click
 from schemas.instants import format_instant
 from schemas.pseudonym import Pseudonyms, pseudonymise
 from schemas.view import pack_attributes
@@ -46,6 +47,8 @@ def taken(
                 where = event.event_type.replace("_", "-")
                 must = f"event_type == {event.event_type}, must be asked for by a key that may: /v1/users/ID/{where}"
                 raise EventError(reason, field, must)  # noqa: TRY301
+            if event.event_type == "featured_click":
+                check_click(event.experiment, event.session_id)
         except EventError as fault:
             refused.append(RefusedEvent(position, fault.reason, fault.field, str(fault)))
             continue

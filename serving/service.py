@@ -59,6 +59,7 @@ class Chosen(NamedTuple):
     request: FeaturedRequest
     ask: Ask
     read: SegmentsRead
+    unknown: int  # segments that no rule has: nothing can be chosen by them
     assignment: Assignment
     file_version: int | None  # of the experiments that assigned
     policy: str
@@ -145,7 +146,8 @@ class Service:
 
     def _chosen(self, request: FeaturedRequest, filters: Filters, read: SegmentsRead, now: int) -> Chosen:
         settings, assignment, policy = self._parts.settings, _NOBODY, self._parts.settings.policy
-        wishes = wishes_of(read.segments, self.rules_of(read.rule_version))
+        rules = self.rules_of(read.rule_version)
+        wishes, unknown = wishes_of(read.segments, rules), frozenset(unknown_segments(read.segments, rules))
         ask = Ask(filters, wishes, frozenset(request.seen), request.session_id, int(request.k))
         inventory = self._parts.inventory() or EmptyInventory()
         featured: Featured | None = None
@@ -154,7 +156,7 @@ class Service:
             experiments = self._parts.experiments()
             if experiments is not None:
                 user = request.user_id or request.anonymous_id
-                highest = read.segments[0].name if read.segments else None
+                highest = next((segment.name for segment in read.segments if segment.name not in unknown), None)
                 assignment = assign(experiments, settings.layer, session=request.session_id, user=user, now=now, segment=highest)
                 policy = assignment.policy or policy
                 file_version = experiments.version
@@ -168,7 +170,7 @@ class Service:
         if featured.fault is not None:
             self._fault("featured", featured.fault)
         impressions = tuple(uuid.uuid4().hex for _ in featured.positions)
-        return Chosen(request, ask, read, assignment, file_version, policy, featured, impressions, now)
+        return Chosen(request, ask, read, len(unknown), assignment, file_version, policy, featured, impressions, now)
 
     def _query(self, chosen: Chosen) -> dict[str, Any]:
         if chosen.assignment.shows:
@@ -187,7 +189,7 @@ class Service:
         share = self._parts.settings.conflict_sample
         exposure: Exposure = exposure_to(
             chosen.assignment,
-            [(segment.name, segment.score) for segment in read.segments],
+            [(wish.name, wish.score) for wish in chosen.ask.wishes],
             user=user or anonymous,
             session=request.session_id,
             impression_id=chosen.impressions[place],
@@ -205,6 +207,7 @@ class Service:
             filters=chosen.ask.filters.attributes,
             conflicts=_exposed(featured.conflicts) if in_conflict_sample(chosen.impressions[place], share) else None,
             conflict_sample=share,
+            segments_unknown=chosen.unknown,
         )
         event = impression_event(exposure, user=user, anonymous=anonymous, listing=_id_of(shown), now=chosen.now)
         return event | {f"sealed_{name}": self._parts.pseudonyms.seal(raw_id) for name, raw_id in raw.items()}
@@ -215,8 +218,7 @@ class Service:
             metrics.fallbacks.labels(chosen.reason).inc()
         for position in chosen.shown:
             metrics.rungs.labels(position.rung).inc()
-        for _ in unknown_segments(chosen.read.segments, self.rules_of(chosen.read.rule_version)):
-            metrics.unknown_segments.inc()
+        metrics.unknown_segments.inc(chosen.unknown)
         for conflict in chosen.featured.conflicts:
             for attribute in conflict.attributes:
                 metrics.conflicts.labels(conflict.segment, attribute).inc()

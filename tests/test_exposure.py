@@ -7,6 +7,7 @@ import pathlib
 import re
 import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -35,6 +36,7 @@ from schemas.experiments import Arm, Experiment, Experiments, Layer
 from schemas.exposure import Clash, Click, Exposure, Offer, click_in, exposure_in
 from schemas.instants import parse_instant
 from schemas.pseudonym import PseudonymKey, Pseudonyms, pseudonym_of, pseudonymise, ring_of
+from serving.ingest import taken
 from serving.keys import KEY_VARIABLE
 from tests.exposures import click_of, exposure_of
 from tests.strategies import CATALOGUE, ROOT
@@ -124,6 +126,7 @@ def test_an_impression_says_all_that_the_analysis_needs() -> None:
             "conflict_sample": 0.1,
             "arm_probability": None,
             "holdout": None,
+            "segments_unknown": 0,
         },
     }
 
@@ -142,9 +145,9 @@ def test_with_a_bandit_the_arms_probability_is_told(arm: str) -> None:
     assert exposure_of(json.loads(encode_event(event(found)))["experiment"]) == found
 
 
-def test_exposures_from_before_there_were_bandits_are_read() -> None:
+def test_exposures_from_before_there_were_bandits_or_unknown_segments_are_read() -> None:
     body = event(exposure())["experiment"]
-    del body["arm_probability"], body["holdout"]
+    del body["arm_probability"], body["holdout"], body["segments_unknown"]
     assert exposure_of(body) == exposure()
 
 
@@ -168,6 +171,39 @@ def test_a_click_says_which_impression_it_was_on() -> None:
     assert (found.event_type, found.listing_id, found.session_id, found.user_id) == ("featured_click", "l1", "s1", USER)
     assert found.experiment == {"impression_id": "i-1", "experiment": "first", "version": 3, "arm": "treatment", "position": 2}
     assert click_of(found.experiment) == click
+
+
+@pytest.mark.parametrize(
+    ("experiment", "session", "told"),
+    [
+        (None, "s1", "experiment: Expected `object`, got `null`, must be an object with the impression_id"),
+        ({"position": 1}, "s1", "experiment: Object missing required field `impression_id`, must be"),
+        ({"impression_id": "i-1", "arm": 2}, "s1", "must be an object with the impression_id that came with the listing"),
+        ({"impression_id": "i-1"}, None, "session_id is missing, must be the session of the impression"),
+    ],
+)
+def test_a_click_that_could_never_be_counted_is_refused(experiment: Any, session: str | None, told: str) -> None:
+    click = {"event_type": "featured_click", "user_id": "ann", "session_id": session, "experiment": experiment}
+    body = json.dumps({name: value for name, value in click.items() if value is not None}).encode()
+    pseudonyms = Pseudonyms(ring_of("k" * 16, "tests"))
+    found = taken(body, Attributes(CATALOGUE), pseudonyms, lambda messages: not messages, NOW)
+    assert (found.accepted, found.refused[0].reason) == (0, "wrong_type")
+    assert told in found.refused[0].message
+
+
+def test_the_impressions_id_is_enough_of_a_click() -> None:
+    body = b'{"event_type": "featured_click", "user_id": "ann", "session_id": "s1", "experiment": {"impression_id": "i-1"}}'
+    sent: list[bytes] = []
+    pseudonyms = Pseudonyms(ring_of("k" * 16, "tests"))
+
+    def put(messages: Sequence[bytes]) -> bool:
+        sent.extend(messages)
+        return True
+
+    assert taken(body, Attributes(CATALOGUE), pseudonyms, put, NOW).accepted == 1
+    text = json.dumps(json.loads(sent[0])["experiment"])
+    assert click_in(text) == Click(impression_id="i-1")
+    assert msgspec.json.encode(click_in(text)) == b'{"impression_id":"i-1"}'
 
 
 def test_clicks_on_one_impression_are_copies_of_one_event_and_no_copies_of_the_impression() -> None:

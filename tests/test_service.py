@@ -239,3 +239,27 @@ def test_an_assignment_that_breaks_gives_the_default_and_says_fault(inventory: I
 def test_an_outbox_that_breaks_costs_no_answer(inventory: Inventory) -> None:
     chosen, events = served(inventory, Members("electric"), box=Box(breaks=True))
     assert (fuel(chosen), events) == (["electric"], [])
+
+
+@pytest.mark.parametrize("arm", ["treatment", "control"])
+def test_who_has_only_segments_that_the_rules_do_not_know_is_untriggered_in_both_arms(inventory: Inventory, arm: str) -> None:
+    """No arm could show them anything else; nor may such a segment draw the arm, or switch an experiment off."""
+    session = in_arm(arm, inventory)
+    off = experiments("{of_older_rules: {running: false}}")
+    chosen, (event,) = served(inventory, Members("of_older_rules"), off, session_id=session)
+    exposure = exposure_of(event["experiment"])
+    assert (exposure.arm, exposure.triggered, exposure.differs) == (arm, False, False)
+    assert (exposure.segments, exposure.segments_unknown, exposure.reader_reason) == ((), 1, None)
+    assert (fuel(chosen), chosen.reason) == (["diesel"], "no_segments")
+    chosen, (event,) = served(inventory, Members("of_older_rules", "electric"), off, session_id=session)
+    exposure = exposure_of(event["experiment"])
+    assert (exposure.arm, exposure.triggered, exposure.segments_unknown) == (arm, True, 1)
+    assert [offer.name for offer in exposure.segments] == ["electric"]
+
+
+def test_a_segment_that_the_rules_do_not_know_draws_no_arm(inventory: Inventory) -> None:
+    running = parse_experiments(POLICIES, "experiments.yaml")
+    for number in range(20):
+        rows = [Members("electric"), Members("of_older_rules", "electric")]
+        one, other = (served(inventory, each, running, session_id=f"s{number}")[0].assignment for each in rows)
+        assert one == other

@@ -334,6 +334,25 @@ def test_a_session_over_midnight_belongs_to_the_day_of_its_exposure() -> None:
     assert (row.session_id, counts["other_dates"]) == ("s2", 2)
 
 
+@pytest.mark.parametrize(
+    ("text", "clicks", "elsewhere"),
+    [
+        ('{"impression_id": "i1"}', 1, 0),
+        ('{"impression_id": "i1", "experiment": "first"}', 1, 0),
+        ('{"impression_id": "i1", "version": 2}', 0, 0),
+        ('{"impression_id": "i1", "arm": null}', 0, 0),
+        ('{"impression_id": "i9"}', 0, 1),
+    ],
+)
+def test_a_click_counts_that_only_says_which_impression_it_was_on(text: str, clicks: int, elsewhere: int) -> None:
+    log = [
+        Logged("i1", "featured_impression", NOON, "ann", "s1", None, text_of(exposure("i1"))),
+        Logged("c1", "featured_click", NOON + 1, "ann", "s1", None, text),
+    ]
+    (row,), counts = made(log, PLAN)
+    assert (row.clicks, counts["clicks_elsewhere"], counts["clicks_unreadable"]) == (clicks, elsewhere, 0)
+
+
 def test_clicks_that_cannot_be_read_or_are_elsewhere_are_counted() -> None:
     def clicked_on(number: int, session: str | None, text: str, user: str = "ann") -> Logged:
         return Logged(f"c{number}", "featured_click", NOON + number, user, session, None, text)

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec import UNSET
 
 from schemas.exposure import Click, click_in, exposure_in
 from schemas.instants import DAY_MS
@@ -249,10 +250,14 @@ def _summary_of(counts: Counts, found: Found, plan: Plan) -> Summary:
 
 
 def _is_ours(click: Click, chosen: Chosen) -> bool:
-    """Whether a click says that it is on an exposure of the experiment, in one of its arms; where there is none, any will do."""
+    """Whether a click may be on an exposure of the experiment, in one of its arms; where there is none, any will do.
+
+    One that only names its impression may be: it counts if that is the session's.
+    """
     if chosen.experiment is None:
         return True
-    return click.arm is not None and (click.experiment, click.version) == (chosen.experiment, chosen.version)
+    ours = click.experiment in {UNSET, chosen.experiment} and click.version in {UNSET, chosen.version}
+    return ours and click.arm is not None
 
 
 def _rows_of(session: str, events: list[SessionEvent], chosen: Chosen) -> list[Row]:
