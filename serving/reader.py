@@ -146,6 +146,8 @@ class SegmentReader:
         if not isinstance(mine, ProfileRow):
             return RowRead(None, "none", mine)
         browser = _one(found.rows[len(own) :]) if beside else None
+        if isinstance(browser, str) and not opted_out(mine):  # who knows whether they opted out there
+            return RowRead(None, "none", browser)
         if not isinstance(browser, ProfileRow) or is_anothers(browser, own if mine.link is None else (*own, mine.link.other)):
             browser = None
         if browser is not None and opted_out(browser):  # the strictest of a person counts

@@ -12,10 +12,12 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
 from schemas.errors import RowError, StoreError, StoreTimeoutError
 from schemas.profile_row import ProfileRow
+from serving.bounded_rows import BoundedRows
 from serving.breaker import Breaker
 from serving.store.rows import RowReader, Rows
 
@@ -39,9 +41,10 @@ class Limits(NamedTuple):
     reconnect_every_s: float = 0.5
 
 
-class _Load(NamedTuple):
+@dataclass(slots=True, eq=False)
+class _Load:
     key: str
-    until_s: float  # when who asked first goes, by the loop's clock
+    until_s: float  # when who asked last goes, by the loop's clock
     done: asyncio.Future[Loaded]
 
 
@@ -49,8 +52,8 @@ class RowLoader:
     """Loads rows by key within the limits. Used in one event loop; ``loaded`` is told of every row that was read."""
 
     def __init__(self, rows: RowReader, breaker: Breaker, limits: Limits, loaded: Callable[[ProfileRow], None]) -> None:
-        self._rows, self._breaker, self._limits, self._loaded = rows, breaker, limits, loaded
-        self._loads: dict[str, asyncio.Future[Loaded]] = {}
+        self._rows, self._breaker, self._limits, self._loaded = BoundedRows(rows), breaker, limits, loaded
+        self._loads: dict[str, _Load] = {}
         self._waiting: deque[_Load] = deque()
         self._reads: set[asyncio.Task[None]] = set()
         self._next: asyncio.Handle | None = None
@@ -97,13 +100,14 @@ class RowLoader:
 
     def _asked(self, key: str, until_s: float) -> asyncio.Future[Loaded] | None:
         """The read that a key is in; ``None`` when there is no room for one."""
-        under_way = self._loads.get(key)
-        if under_way is None:
+        load = self._loads.get(key)
+        if load is None:
             if len(self._waiting) >= self._limits.max_waiting:
                 return None
-            under_way = self._loads[key] = asyncio.get_running_loop().create_future()
-            self._waiting.append(_Load(key, until_s, under_way))
-        return under_way
+            load = self._loads[key] = _Load(key, until_s, asyncio.get_running_loop().create_future())
+            self._waiting.append(load)
+        load.until_s = max(load.until_s, until_s)
+        return load.done
 
     def _read_soon(self) -> None:
         """Start a call when all who ask in this turn of the loop have done so; at once when they fill one."""
@@ -121,7 +125,7 @@ class RowLoader:
             loads: list[_Load] = []
             while self._waiting and len(loads) < self._limits.max_rows_a_read:
                 load = self._waiting.popleft()
-                if load.until_s < now_s:  # who asked first has gone; who joined late is told a little early
+                if load.until_s < now_s:  # all who asked have gone
                     self._settle(load, "timeout")
                 else:
                     loads.append(load)
@@ -143,8 +147,6 @@ class RowLoader:
         except StoreError as fault:
             miss = "timeout" if isinstance(fault, StoreTimeoutError) else "store_down"
             self._failed(str(fault))
-        except Exception as fault:  # whatever a client raises, those who wait get their answer
-            self._failed(f"{type(fault).__name__}: {fault}")
         else:
             if self._breaker.state == "closed":  # an open one is closed by the probe alone
                 self._breaker.succeeded()
@@ -153,7 +155,7 @@ class RowLoader:
                 self._settle(load, found.get(load.key, miss))
 
     def _settle(self, load: _Load, found: ProfileRow | RowError | Miss) -> None:
-        wanted = self._loads.get(load.key) is load.done
+        wanted = self._loads.get(load.key) is load
         if wanted:
             del self._loads[load.key]
         if isinstance(found, ProfileRow):
@@ -173,7 +175,7 @@ class RowLoader:
             self._told_s = now
 
     def _failed(self, why: str) -> None:
-        if self._breaker.failed(asyncio.get_running_loop().time()):
+        if self._breaker.failed(asyncio.get_running_loop().time()) and not self._closed:
             _log.error("the store is given up until a probe gets through: %s", why)
             self._probe = asyncio.create_task(self._probe_until_back())
 

@@ -57,7 +57,8 @@ class PlayedRows:
                 raise StoreTimeoutError("no answer") from error
             if fault is not None:
                 raise fault
-            return {key: self.held.get(key, ProfileRow(key, None, None)) for key in keys}
+            held = {key: self.held.get(key, ProfileRow(key, None, None)) for key in keys}
+            return {key: found._replace(key=key) if isinstance(found, ProfileRow) else found for key, found in held.items()}
         finally:
             self.at_once -= 1
 
@@ -102,12 +103,13 @@ def played(
     ttl_s: float = 60.0,
     timer: Callable[[], float] = time.monotonic,
     keys: int = 1,
+    limits: Limits = LIMITS,
 ) -> None:
     """Run a play with a reader over a played store; user ``u`` has row ``k:u``, with two keys ``1:u`` too."""
 
     @asynccontextmanager
     async def reader_over(rows: PlayedRows) -> AsyncIterator[SegmentReader]:
-        reader = SegmentReader(rows, PlayedNames(keys), withdrawn=lambda: withdrawn, limits=LIMITS, ttl_s=ttl_s, timer=timer)
+        reader = SegmentReader(rows, PlayedNames(keys), withdrawn=lambda: withdrawn, limits=limits, ttl_s=ttl_s, timer=timer)
         yield reader
         await reader.close()
 
@@ -364,6 +366,88 @@ def test_a_client_that_raises_what_nobody_expects_costs_nobody_else_their_answer
     played(play)
 
 
+async def never(*_: object) -> Any:
+    await asyncio.sleep(30)
+
+
+async def cancels(*_: object) -> Any:
+    raise asyncio.CancelledError
+
+
+async def nothing(*_: object) -> Any:
+    return None
+
+
+@pytest.mark.parametrize(("read", "reconnect"), [(never, cancels), (cancels, never), (nothing, cancels)])
+def test_whatever_a_client_does_the_store_is_given_up_and_found_again(read: Any, reconnect: Any) -> None:
+    async def play(reader: SegmentReader, rows: PlayedRows) -> None:
+        sound = rows.read
+        rows.read = read  # type: ignore[method-assign]
+        rows.reconnect = reconnect  # type: ignore[method-assign]
+        for number in itertools.count():
+            assert (await reader.read(f"u{number}", now=NOW)).reason in ("timeout", "store_down")
+            if reader.breaker.state == "open":
+                break
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        rows.read = sound  # type: ignore[method-assign]
+        while reader.breaker.state == "open":
+            await asyncio.sleep(0.01)
+        assert (await reader.read("u0", now=NOW)).reason == "unknown_user"
+
+    played(play, limits=LIMITS._replace(deadline_s=0.02))
+
+
+def test_a_visitor_never_gets_a_row_that_is_not_theirs_nor_waits_for_one_that_was_not_sent() -> None:
+    async def play(reader: SegmentReader, rows: PlayedRows) -> None:
+        others = row("k:bob", "van")
+
+        async def mixed_up(keys: Sequence[str], deadline_s: float) -> Rows:
+            return {"k:ann": others, "k:bob": others, "k:eve": others}
+
+        rows.read = mixed_up  # type: ignore[method-assign]
+        reads = await asyncio.gather(*[reader.read(user, now=NOW) for user in ("ann", "bob", "cid")])
+        assert [told(read) for read in reads] == [([], "none", "bad_row"), (["van"], "store", None), ([], "none", "bad_row")]
+        assert reader.cached_rows == 1
+
+    played(play)
+
+
+def test_who_goes_away_leaves_the_read_to_those_who_share_it() -> None:
+    async def play(reader: SegmentReader, rows: PlayedRows) -> None:
+        rows.held["k:ann"], rows.delay_s = row("k:ann", "suv"), 0.02
+        first, second, third = (asyncio.create_task(reader.read("ann", now=NOW)) for _ in range(3))
+        await asyncio.sleep(0.005)
+        first.cancel()
+        third.cancel()
+        assert told(await second) == (["suv"], "store", None)
+        assert rows.asked == ["k:ann"]
+
+    played(play)
+
+
+def test_who_joins_a_key_that_waits_keeps_their_own_deadline() -> None:
+    async def play(reader: SegmentReader, rows: PlayedRows) -> None:
+        rows.held["k:ann"] = row("k:ann", "suv")
+        sound, free = rows.read, asyncio.Event()
+
+        async def held_up(keys: Sequence[str], deadline_s: float) -> Rows:
+            await free.wait()
+            return await sound(keys, deadline_s)
+
+        rows.read = held_up  # type: ignore[method-assign]
+        other = asyncio.create_task(reader.read("bob", now=NOW))  # has the one call
+        await asyncio.sleep(0.01)
+        first = asyncio.create_task(reader.read("ann", now=NOW))
+        await asyncio.sleep(0.1)
+        joined = asyncio.create_task(reader.read("ann", now=NOW))
+        assert (await first).reason == (await other).reason == "timeout"
+        free.set()
+        assert told(await joined) == (["suv"], "store", None)
+
+    played(play, limits=LIMITS._replace(max_reads=1, deadline_s=0.2))
+
+
 def test_a_store_that_stops_for_a_moment_is_not_given_up() -> None:
     async def play(reader: SegmentReader, rows: PlayedRows) -> None:
         rows.fault = StoreUnavailableError("a moment")
@@ -435,7 +519,8 @@ BROWSER, NOTHING = row("k:browser", "van"), ProfileRow("k:ann", None, None)
         (ANN, linked("k:browser", "k:ann", opted_out=True), ["suv"], None),  # her row was evaluated with that
         (ANN, linked("k:browser", "k:bob", opted_out=True), ["suv"], None),
         (NOTHING, NOTHING._replace(opted_out=True), [], "opted_out"),
-        (ANN, RowError("row k:browser…"), ["suv"], None),
+        (ANN, RowError("row k:browser…"), [], "bad_row"),  # nobody can tell whether that one opted out
+        (OUT, RowError("row k:browser…"), [], "opted_out"),
         (RowError("row k:ann…"), BROWSER, [], "bad_row"),
     ],
 )
