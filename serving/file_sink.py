@@ -16,9 +16,9 @@ class Sink(Protocol):
 
 
 class FileSink:
-    """Appends each batch to a file with one write, so that several processes can share it.
+    """Appends each batch to a file, all of it or nothing. Several processes can share the file.
 
-    The file's lock is held meanwhile, shared: who writes the file anew, to take somebody out of it, holds it alone.
+    Whoever writes it holds its lock meanwhile, as who writes the file anew does, to take somebody out of it.
     """
 
     def __init__(self, path: str) -> None:
@@ -32,8 +32,12 @@ class FileSink:
             size = os.fstat(file).st_size
             if data and size and os.pread(file, 1, size - 1) != b"\n":
                 data = b"\n" + data  # a writer was killed within a line: ours must not end up on the same
-            while data:
-                data = data[os.write(file, data) :]
+            try:
+                while data:
+                    data = data[os.write(file, data) :]
+            except OSError:  # a full disk: the part that fitted would stay, once for each time that the batch is tried
+                os.ftruncate(file, size)
+                raise
         finally:
             os.close(file)
 
@@ -42,7 +46,7 @@ class FileSink:
         while True:
             file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
             try:
-                fcntl.flock(file, fcntl.LOCK_SH)
+                fcntl.flock(file, fcntl.LOCK_EX)
                 if os.path.samestat(os.fstat(file), os.stat(self._path)):
                     return file
             except FileNotFoundError:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import itertools
 import logging
+import os
 import pathlib
 import threading
 import time
@@ -260,4 +263,41 @@ def test_a_file_whose_folder_comes_back_gets_everything(tmp_path: pathlib.Path) 
     path.parent.mkdir()
     until(lambda: outbox.counts.written == 3)
     assert path.read_bytes().splitlines() == messages(3)
+    assert outbox.close(SOON_S) == 0
+
+
+def test_of_a_batch_that_a_full_disk_takes_in_part_nothing_stays(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each try would fill what room there is with the same lines, and there would never be enough for the batch."""
+    path, write, room = tmp_path / "events.jsonl", os.write, [12]
+
+    def write_some(file: int, data: bytes) -> int:
+        taken = min(room[0], len(data))
+        room[0] -= taken
+        if not taken:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(file, data[:taken])
+
+    path.write_bytes(b"before\n")
+    monkeypatch.setattr(os, "write", write_some)
+    sink = FileSink(str(path))
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space left"):
+            sink.write(messages(3))
+        assert path.read_bytes() == b"before\n"
+        room[0] = 12
+    room[0] = 27
+    sink.write(messages(3))
+    assert path.read_bytes().splitlines() == [b"before", *messages(3)]
+
+
+def test_one_writes_a_file_at_a_time(tmp_path: pathlib.Path) -> None:
+    """What one writer takes back must not be another's."""
+    path = tmp_path / "events.jsonl"
+    outbox = Outbox(FileSink(str(path)), linger_s=0.01)
+    with path.open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        assert outbox.put(b"x")
+        time.sleep(0.1)
+        assert path.read_bytes() == b""
+    until(lambda: outbox.counts.written == 1)
     assert outbox.close(SOON_S) == 0
