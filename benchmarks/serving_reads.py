@@ -33,7 +33,7 @@ from schemas.instants import clock_ms
 from schemas.pseudonym import Pseudonyms
 from serving.keys import load_ring
 from serving.reader import SegmentReader
-from serving.store.bigtable import newest_until
+from serving.store.bigtable_filters import newest_until
 from serving.store.rows import open_rows
 
 AT_ONCE: Final = (1, 8, 16)

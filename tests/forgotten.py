@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from schemas.instants import format_instant
 from schemas.pseudonym import KeyRing, pseudonym_of, ring_of, seal
 from serving.store import open_store
+from serving.store.cells import OTHERS
 
 KEY: Final = "a key for tests, long enough"
 RING: Final = ring_of(KEY, "tests")
@@ -84,7 +85,5 @@ def _store_bytes(uri: str) -> Iterator[tuple[str, bytes]]:
 
 
 def _bigtable_rows(store: Any) -> Iterator[bytes]:
-    from google.cloud.bigtable.data import ReadRowsQuery
-
-    for row in store._table.read_rows(ReadRowsQuery()):
+    for row in store.table.scan(None, OTHERS):
         yield b"\n".join([row.row_key, *(part for cell in row for part in (cell.qualifier, cell.value))])

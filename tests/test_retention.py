@@ -226,7 +226,7 @@ def test_old_views_and_rows_with_nothing_left_go(tmp_path: Path, store_uri: str)
     assert set(store.keys()) == {p(name) for name in ("all-old", "half", "young", "said", "linked", "running", "base")}
     assert retained(tmp_path / "archive", **asked)["store"] == dry
     assert set(store.keys()) == {p(name) for name in ("half", "young", "said", "linked", "running", "base")}
-    assert len(store.dump(p("half")).views) == (1 if sqlite else 2)
+    assert len(store.dump(p("half")).views) in ({1} if sqlite else {1, 2})  # Bigtable takes the old one in its own time
     assert store.read_row(p("said")).membership is None
     assert store.read_row(p("said")).opted_out
     assert store.read_row(p("half")).membership is not None

@@ -19,7 +19,7 @@ from google.cloud import bigtable_admin_v2
 from pipelines.emulators import Endpoints, emulators
 from schemas.errors import StoreError, StoreUnavailableError
 from schemas.instants import clock_ms
-from serving.store import Store, bigtable, open_store, sqlite
+from serving.store import Store, bigtable, bigtable_admin, bigtable_table, open_store, sqlite
 from tests.test_store import KEY, cells, update
 
 pytestmark = pytest.mark.alone
@@ -41,8 +41,9 @@ WRITES = ("init", "append", "write_memberships", "forget")
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("READ_DEADLINE_S", "ROW_DEADLINE_S", "WRITE_DEADLINE_S", "ADMIN_DEADLINE_S", "CHECK_DEADLINE_S"):
-        monkeypatch.setattr(bigtable, name, 0.2)
+    for module in (bigtable, bigtable_admin, bigtable_table):
+        for name in [name for name in vars(module) if name.endswith("_DEADLINE_S")]:
+            monkeypatch.setattr(module, name, 0.2)
     monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0.1)
 
 

@@ -20,7 +20,9 @@ from google.cloud.bigtable_v2.types import bigtable as messages
 from schemas.errors import RowError
 from schemas.instants import SECOND_MS, clock_ms
 from schemas.profile_row import ProfileRow
-from serving.store.bigtable import newest_until, profile_row, translated_faults
+from serving.store.bigtable_decoding import profile_row
+from serving.store.bigtable_faults import translated_faults
+from serving.store.bigtable_filters import newest_until
 from serving.store.row_chunks import RowMerger
 from serving.store.rows import Rows
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from serving.store.bigtable import BigtableStore
 
 OTHERS: Final = "!"  # rows that are no user's begin with it
-_ROWS_AT_ONCE: Final = 1_000
 
 
 class AnyCell(NamedTuple):
@@ -61,18 +60,6 @@ def _in_sqlite(uri: str, path: str) -> Iterator[AnyCell]:
 
 
 def _in_bigtable(store: BigtableStore) -> Iterator[AnyCell]:
-    from google.cloud.bigtable.data import ReadRowsQuery, RowRange
-
-    from serving.store.bigtable import WRITE_DEADLINE_S, translated_faults
-
-    ranges = [RowRange(start_key=OTHERS)]
-    while True:
-        query = ReadRowsQuery(row_ranges=ranges, limit=_ROWS_AT_ONCE)
-        with translated_faults(store.uri, WRITE_DEADLINE_S):
-            page = store._table.read_rows(query, operation_timeout=WRITE_DEADLINE_S, attempt_timeout=WRITE_DEADLINE_S)
-        for row in page:
-            key = row.row_key.decode()
-            yield from (AnyCell(key, cell.family, cell.qualifier, cell.value, cell.timestamp_micros // 1000) for cell in row)
-        if len(page) < _ROWS_AT_ONCE:
-            return
-        ranges = [RowRange(start_key=page[-1].row_key, start_is_inclusive=False)]
+    for row in store.table.scan(None, OTHERS):
+        key = row.row_key.decode()
+        yield from (AnyCell(key, cell.family, cell.qualifier, cell.value, cell.timestamp_micros // 1000) for cell in row)
