@@ -7,6 +7,8 @@ ramp and allocation count too. A unit that is not in the experiment gets false, 
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
@@ -20,6 +22,7 @@ from experiments import assignment as assigning
 from experiments.assignment import Assignment, assign, with_segment
 from schemas.experiments import Experiments
 from schemas.instants import clock_ms
+from serving.watched import LOOK_S
 
 NAME: Final = "forecourt"
 REASONS: Final[dict[assigning.Reason, Reason]] = {
@@ -32,20 +35,45 @@ REASONS: Final[dict[assigning.Reason, Reason]] = {
     "not_running": Reason.DISABLED,
 }
 
+_log = logging.getLogger(__name__)
+
 
 class ExperimentsProvider(AbstractProvider):
-    """Resolves flags from the experiments in force, such as ``ExperimentsFile.current``; ``now`` is the clock (ms UTC)."""
+    """Resolves flags from the experiments in force, such as ``ExperimentsFile.current``; ``now`` is the clock (ms UTC).
 
-    def __init__(self, current: Callable[[], Experiments], now: Callable[[], int] = clock_ms) -> None:
+    ``look``, such as ``ExperimentsFile.look``, is called in a thread every ``look_s`` seconds for as long as the provider is in use,
+    and clients are told what has changed. Without it both are left to others.
+    """
+
+    def __init__(
+        self,
+        current: Callable[[], Experiments],
+        now: Callable[[], int] = clock_ms,
+        *,
+        look: Callable[[], object] | None = None,
+        look_s: float = LOOK_S,
+    ) -> None:
         super().__init__()
-        self._current, self._now = current, now
+        self._current, self._now, self._look, self._look_s = current, now, look, look_s
+        self._ended = threading.Event()
+
+    def initialize(self, evaluation_context: EvaluationContext) -> None:
+        """Begin to look for changes."""
+        self._ended.set()  # whoever looked for an earlier use of it
+        self._ended = threading.Event()
+        if self._look is not None:
+            threading.Thread(target=self._keep_looking, args=(self._look, self._ended), name="experiments", daemon=True).start()
+
+    def shutdown(self) -> None:
+        """Look no more."""
+        self._ended.set()
 
     def get_metadata(self) -> Metadata:
         """Its name."""
         return Metadata(NAME)
 
     def changed(self, before: Experiments, after: Experiments) -> None:
-        """Tell clients which flags have changed; meant as ``ExperimentsFile(changed=…)``."""
+        """Tell clients which flags have changed; where nothing is looked at here, meant as ``ExperimentsFile(changed=…)``."""
         old, new = ({each.name: each for each in file.experiments} for file in (before, after))
         all_of_them = before.kill != after.kill or before.layers != after.layers
         flags = sorted(name for name in old.keys() | new.keys() if all_of_them or old.get(name) != new.get(name))
@@ -88,6 +116,16 @@ class ExperimentsProvider(AbstractProvider):
     ) -> FlagResolutionDetails[float]:
         """No flag is a number."""
         self._mismatch(flag_key, "a number")
+
+    def _keep_looking(self, look: Callable[[], object], ended: threading.Event) -> None:
+        while not ended.wait(self._look_s):
+            before = self._current()
+            try:
+                look()
+            except Exception as fault:  # the next look may go well; until then the last good ones stay in force
+                _log.error("experiments could not be looked at: %s: %s", type(fault).__name__, fault)  # noqa: TRY400
+            if (after := self._current()) is not before:
+                self.changed(before, after)
 
     def _found(self, flag_key: str, context: EvaluationContext | None) -> tuple[Assignment, FlagMetadata]:
         experiments = self._current()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import pathlib
+import queue
 import threading
 from collections.abc import Iterator
 
@@ -16,6 +19,7 @@ from openfeature.flag_evaluation import Reason
 
 from experiments.assignment import arm_of, assign
 from schemas.experiments import Arm, Experiment, Experiments, Flag, Layer
+from serving.experiments_file import POLL_S, ExperimentsFile
 from serving.openfeature import ExperimentsProvider
 
 ARMS = (Arm("control", 1.0, False, "combined"), Arm("treatment", 1.0, True, "combined"))
@@ -44,7 +48,7 @@ def source() -> Source:
 
 @pytest.fixture
 def client(source: Source) -> Iterator[OpenFeatureClient]:
-    api.set_provider(source.provider, "tests")
+    api.set_provider_and_wait(source.provider, "tests")
     yield api.get_client("tests")
     api.shutdown()
     api.clear_providers()
@@ -173,3 +177,59 @@ def test_clients_hear_which_flags_have_changed(
 
 def test_the_provider_has_a_name(source: Source) -> None:
     assert source.provider.get_metadata().name == "forecourt"
+
+
+FILE_TEXT = """
+version: 1
+kill: false
+layers: [{name: featured}]
+experiments:
+  - name: first
+    version: 1
+    layer: featured
+    unit: session
+    ramp: 1
+    arms: [{name: control, weight: 0.001, shows: false}, {name: treatment, weight: 1000, shows: true}]
+"""
+
+
+def test_a_provider_that_looks_follows_its_file_and_tells_clients_until_it_is_shut_down(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "experiments.yaml"
+    path.write_text(FILE_TEXT)
+    file = ExperimentsFile(str(path), itertools.count(0, POLL_S).__next__)
+    provider = ExperimentsProvider(file.current, look=file.look, look_s=0.01)
+    heard: queue.Queue[list[str] | None] = queue.Queue()
+    api.set_provider_and_wait(provider, "file")
+    client = api.get_client("file")
+    client.add_handler(ProviderEvent.PROVIDER_CONFIGURATION_CHANGED, lambda details: heard.put(details.flags_changed))
+    assert client.get_boolean_value("first", False, at("s1"))
+    path.write_text(FILE_TEXT.replace("kill: false", "kill: true"))
+    assert heard.get(timeout=5) == ["first"]
+    assert client.get_boolean_details("first", True, at("s1")).reason == Reason.DISABLED
+    path.write_text("version: [")  # refused, and the last good one stays
+    path.write_text(FILE_TEXT)
+    assert heard.get(timeout=5) == ["first"]
+    assert client.get_boolean_value("first", False, at("s1"))
+    api.shutdown()
+    api.clear_providers()
+    for thread in threading.enumerate():
+        if thread.name == "experiments":
+            thread.join(5)
+            assert not thread.is_alive()
+
+
+def test_a_look_that_fails_is_told_and_the_next_one_counts(source: Source, caplog: pytest.LogCaptureFixture) -> None:
+    looks = itertools.count()
+    done = threading.Event()
+
+    def look() -> None:
+        if next(looks) == 0:
+            msg = "no disk"
+            raise OSError(msg)
+        done.set()
+
+    provider = ExperimentsProvider(lambda: source.file, look=look, look_s=0.01)
+    provider.initialize(EvaluationContext())
+    assert done.wait(5)
+    provider.shutdown()
+    assert caplog.messages == ["experiments could not be looked at: OSError: no disk"]
