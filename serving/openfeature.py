@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 class ExperimentsProvider(AbstractProvider):
     """Resolves flags from the experiments in force, such as ``ExperimentsFile.current``; ``now`` is the clock (ms UTC).
 
-    ``look``, such as ``ExperimentsFile.look``, is called in a thread every ``look_s`` seconds for as long as the provider is in use,
+    ``look``, such as ``ExperimentsFile.look``, is called in a thread every ``look_s`` seconds while the provider is in use,
     and clients are told what has changed. Without it both are left to others.
     """
 
