@@ -19,7 +19,7 @@ from google.cloud import bigtable_admin_v2
 from pipelines.emulators import Endpoints, emulators
 from schemas.errors import StoreError, StoreUnavailableError
 from schemas.instants import clock_ms
-from serving.store import Store, bigtable, bigtable_admin, bigtable_table, open_store, sqlite
+from serving.store import Store, bigtable, bigtable_admin, bigtable_table, open_store, sqlite_file
 from tests.test_store import KEY, cells, update
 
 pytestmark = pytest.mark.alone
@@ -44,7 +44,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (bigtable, bigtable_admin, bigtable_table):
         for name in [name for name in vars(module) if name.endswith("_DEADLINE_S")]:
             monkeypatch.setattr(module, name, 0.2)
-    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(sqlite_file, "BUSY_TIMEOUT_S", 0.1)
 
 
 # --- Bigtable ------------------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from schemas.errors import EventError
 from schemas.instants import DAY_MS, HOUR_MS, format_instant, parse_instant
 from serving.file_sink import FileSink
 from serving.keys import KEY_VARIABLE
-from serving.store import sqlite
+from serving.store import sqlite_file
 from tests.live import ROOT
 from tests.reference import SeenView
 from tests.traffic import KEY, RAW_ID, RULES, Balance, Spans, Traffic, balance_of, expected_spans, letters_in, market_of, traffic_of
@@ -270,7 +270,7 @@ def test_a_store_that_is_away_for_a_while_is_waited_for(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(sqlite_file, "BUSY_TIMEOUT_S", 0.1)
     source = written(tmp_path / "events.jsonl", traffic.messages)
     other = sqlite3.connect(tmp_path / "profiles.db", isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")

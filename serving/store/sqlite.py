@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import functools
 import sqlite3
-import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final
 
-from schemas.errors import StoreError, StoreUnavailableError
 from schemas.identity import NEVER, UNLINKING, Tombstone
 from schemas.profile_row import (
     IdentityCell,
@@ -26,33 +21,12 @@ from schemas.profile_row import (
 )
 from serving.recent import Recent
 from serving.store.protocol import SAID_AT_ONCE, Appended, Dump, Refusal, RowUpdate, WindowRead
+from serving.store.sqlite_file import SQLiteFile
 
-BUSY_TIMEOUT_S: Final = 30.0
 _SCAN_PAGE: Final = 500
 _ROWS_A_QUERY: Final = 500
-_PURGE_AGAIN_S: Final = 0.05
 _CELL: Final = functools.partial(tuple.__new__, ViewCell)  # ViewCell._make without its length check
 
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS views (
-    row TEXT NOT NULL, qualifier BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (row, qualifier)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS profiles (
-    row TEXT NOT NULL PRIMARY KEY, time INTEGER NOT NULL, membership BLOB NOT NULL, profile BLOB NOT NULL, candidate BLOB
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS bases (row TEXT NOT NULL PRIMARY KEY, until INTEGER NOT NULL, views BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS states (name TEXT NOT NULL PRIMARY KEY, until INTEGER NOT NULL, value BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS identities (
-    row TEXT NOT NULL, qualifier BLOB NOT NULL, value BLOB NOT NULL, time INTEGER NOT NULL, PRIMARY KEY (row, qualifier)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS tombstones (
-    digest BLOB NOT NULL PRIMARY KEY, version INTEGER NOT NULL, time INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS burials (one INTEGER PRIMARY KEY CHECK (one = 1), number INTEGER NOT NULL);
-INSERT OR IGNORE INTO burials VALUES (1, 0);
-CREATE TABLE IF NOT EXISTS appends (one INTEGER PRIMARY KEY CHECK (one = 1), done INTEGER NOT NULL);
-INSERT OR IGNORE INTO appends VALUES (1, 0);
-"""
 _PAGE: Final = "SELECT row, membership, profile, candidate FROM profiles WHERE row > ? ORDER BY row LIMIT ?"
 _KEYS: Final = """
 SELECT row FROM views WHERE row > :after UNION SELECT row FROM bases WHERE row > :after
@@ -67,28 +41,16 @@ class SQLiteStore:
     def __init__(self, uri: str, path: str) -> None:
         self.uri = uri
         self.path = path
-        self._local = threading.local()
-        self._connections: list[sqlite3.Connection] = []
+        self._file = SQLiteFile(uri, path)
         self._known = Recent()
 
     def init(self) -> list[str]:
         """Create the file and its tables where missing; safe to repeat and in several processes at once."""
-        if not Path(self.path).parent.is_dir():
-            msg = f"store == {self.uri}, must lie in a folder that exists: {Path(self.path).parent}"
-            raise StoreError(msg)
-        existed = Path(self.path).exists()
-        with self._transaction() as connection:
-            for statement in _SCHEMA.split(";"):
-                connection.execute(statement)
-            if not connection.execute("SELECT 1 FROM pragma_table_info('profiles') WHERE name = 'candidate'").fetchone():
-                connection.execute("ALTER TABLE profiles ADD COLUMN candidate BLOB")  # a file of version 0.1.0
-        return [] if existed else [self.path]
+        return self._file.create()
 
     def check(self) -> None:
         """Return when the file is there and has the tables."""
-        if not Path(self.path).is_file():
-            msg = f"store == {self.uri} does not exist, must be created first: forecourt store init --store {self.uri}"
-            raise StoreError(msg)
+        self._file.check()
         self.read_row("")
 
     def append(self, views: Sequence[tuple[str, ViewCell]]) -> Appended:
@@ -96,7 +58,7 @@ class SQLiteStore:
         unknown: list[tuple[str, bytes, bytes]] = []
         known: list[tuple[str, bytes, bytes]] = []
         insert = "INSERT OR IGNORE INTO views VALUES (?, ?, ?)"
-        with self._transaction() as connection:
+        with self._file.transaction() as connection:
             for key, cell in views:  # only now: what a locked store didn't take is still new the next time
                 (unknown if self._known.is_new((key, cell.qualifier)) else known).append((key, *cell))
             new = connection.executemany(insert, unknown).rowcount if unknown else 0
@@ -106,7 +68,7 @@ class SQLiteStore:
 
     def write_bases(self, bases: Sequence[tuple[str, bytes]], until: int) -> list[Refusal]:
         """Write the archive's views where none of a later time are."""
-        with self._transaction() as connection:
+        with self._file.transaction() as connection:
             connection.executemany(
                 "INSERT INTO bases VALUES (?, ?, ?) ON CONFLICT (row) DO UPDATE SET"
                 " until = excluded.until, views = excluded.views WHERE excluded.until >= until",
@@ -117,7 +79,7 @@ class SQLiteStore:
 
     def write_identity(self, cells: Sequence[tuple[str, IdentityCell]]) -> list[Refusal]:
         """Write identity cells where none of a later time are."""
-        with self._transaction() as connection:
+        with self._file.transaction() as connection:
             connection.executemany(
                 "INSERT INTO identities VALUES (?, ?, ?, ?) ON CONFLICT (row, qualifier) DO UPDATE SET"
                 " value = excluded.value, time = excluded.time WHERE excluded.time >= time",
@@ -128,13 +90,13 @@ class SQLiteStore:
 
     def delete_identity(self, columns: Sequence[tuple[str, bytes]]) -> None:
         """Delete identity cells."""
-        with self._transaction() as connection:
+        with self._file.transaction() as connection:
             connection.executemany("DELETE FROM identities WHERE row = ? AND qualifier = ?", columns)
             _saw_change(connection)
 
     def empty_row(self, key: str, until: int) -> None:
         """Delete the row's views up to an instant, those of the archive too."""
-        with self._transaction() as connection:
+        with self._file.transaction() as connection:
             connection.execute("DELETE FROM views WHERE row = ? AND qualifier >= ?", (key, _first_at(until)))
             for (views,) in connection.execute("SELECT views FROM bases WHERE row = ?", (key,)).fetchall():
                 if kept := [cell for cell in decode_base(views) if cell.time > until]:
@@ -145,13 +107,13 @@ class SQLiteStore:
 
     def drop_membership(self, key: str, time: int) -> None:
         """Delete membership and profile where they are of no newer read."""
-        with self._transaction() as connection:
+        with self._file.transaction() as connection:
             connection.execute("DELETE FROM profiles WHERE row = ? AND time <= ?", (key, time))
 
     def read_windows(self, keys: Sequence[str], limit: int, said: int = SAID_AT_ONCE) -> WindowRead:
         """At most ``limit`` newest views of each row, and all it says, as of one snapshot."""
         query = "SELECT qualifier, value FROM views WHERE row = ? ORDER BY qualifier LIMIT ?"
-        with self._snapshot() as connection:
+        with self._file.snapshot() as connection:
             (done,) = connection.execute("SELECT done FROM appends").fetchone()
             cells = {key: list(map(_CELL, connection.execute(query, (key, limit)))) for key in keys}
             bases = list(_of_rows(connection, "row, views FROM bases", keys))
@@ -164,7 +126,7 @@ class SQLiteStore:
 
     def write_memberships(self, updates: Sequence[RowUpdate]) -> list[Refusal]:
         """Write membership and profile where no newer read has written, and collect views older than ``keep_from``."""
-        with self._transaction() as connection:
+        with self._file.transaction() as connection:
             connection.executemany(
                 "INSERT INTO profiles (row, time, membership, profile, candidate) VALUES (?, ?, ?, ?, ?)"
                 " ON CONFLICT (row) DO UPDATE SET time = excluded.time, membership = excluded.membership,"
@@ -184,7 +146,7 @@ class SQLiteStore:
     def read_rows(self, keys: Sequence[str]) -> dict[str, ProfileRow]:
         """The rows of all keys, as of one snapshot."""
         query = "SELECT membership, profile, candidate FROM profiles WHERE row = ?"
-        with self._snapshot() as connection:
+        with self._file.snapshot() as connection:
             cells = {key: connection.execute(query, (key,)).fetchone() or (None, None, None) for key in keys}
             identities = {key: _identity_cells(connection, key) for key in keys}
         return {
@@ -194,7 +156,7 @@ class SQLiteStore:
 
     def write_state(self, name: str, value: bytes, until: int) -> None:
         """Keep a value under a name where none of a later time is."""
-        with self._transaction() as connection:
+        with self._file.transaction() as connection:
             connection.execute(
                 "INSERT INTO states VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET"
                 " until = excluded.until, value = excluded.value WHERE excluded.until >= until",
@@ -203,7 +165,7 @@ class SQLiteStore:
 
     def read_state(self, name: str) -> bytes | None:
         """The value under a name; a file of version 0.1.0 has none."""
-        with self._snapshot() as connection:
+        with self._file.snapshot() as connection:
             if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'states'").fetchone():
                 return None
             found = connection.execute("SELECT value FROM states WHERE name = ?", (name,)).fetchone()
@@ -211,7 +173,7 @@ class SQLiteStore:
 
     def bury(self, tombstones: Sequence[Tombstone]) -> None:
         """Keep tombstones, the newest of each digest."""
-        with self._transaction() as connection:
+        with self._file.transaction() as connection:
             connection.executemany(
                 "INSERT INTO tombstones VALUES (?, ?, ?)"
                 " ON CONFLICT (digest) DO UPDATE SET time = excluded.time WHERE excluded.time > time",
@@ -221,33 +183,24 @@ class SQLiteStore:
 
     def burials(self) -> int:
         """How often ``bury`` was called; for nobody counts as ``UNLINKING``."""
-        with self._snapshot() as connection:
+        with self._file.snapshot() as connection:
             return int(connection.execute("SELECT number FROM burials").fetchone()[0])
 
     def tombstones(self, since: int = NEVER) -> list[Tombstone]:
         """All tombstones: here they are quickly read."""
-        with self._snapshot() as connection:
+        with self._file.snapshot() as connection:
             return [Tombstone(*found) for found in connection.execute("SELECT digest, version, time FROM tombstones")]
 
     def forget(self, keys: Sequence[str]) -> None:
         """Delete rows with all they hold."""
-        with self._transaction() as connection:
+        with self._file.transaction() as connection:
             for table in _TABLES_OF_ROWS:
                 connection.executemany(f"DELETE FROM {table} WHERE row = ?", [(key,) for key in keys])
             _saw_change(connection)
 
     def purge(self) -> None:
         """Write the log back into the file and cut it off: deleted cells are overwritten there (``secure_delete``)."""
-        deadline = time.monotonic() + BUSY_TIMEOUT_S
-        while True:
-            with self._translated_faults():
-                busy, *_ = self._connection().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            if not busy:
-                return
-            if time.monotonic() > deadline:
-                msg = f"store {self.uri} has been read without a pause for {BUSY_TIMEOUT_S:.0f} s: its log can't be cut off"
-                raise StoreUnavailableError(msg)
-            time.sleep(_PURGE_AGAIN_S)
+        self._file.cut_off_log()
 
     def dump(self, key: str) -> Dump:
         """All that a row rests on, as of one snapshot."""
@@ -257,7 +210,7 @@ class SQLiteStore:
         """All that rows rest on, as of one snapshot."""
         views = "SELECT qualifier, value FROM views WHERE row = ? ORDER BY qualifier"
         base = "SELECT until, views FROM bases WHERE row = ?"
-        with self._snapshot() as connection:
+        with self._file.snapshot() as connection:
             return {
                 key: Dump(
                     list(map(_CELL, connection.execute(views, (key,)))),
@@ -272,7 +225,7 @@ class SQLiteStore:
         views = [(key, cell.qualifier) for key, dump in dumps.items() for cell in dump.views]
         bases = [(key, *dump.base) for key, dump in dumps.items() if dump.base is not None]
         cells = [(key, cell.qualifier, cell.time) for key, dump in dumps.items() for cell in dump.identity]
-        with self._transaction() as connection:
+        with self._file.transaction() as connection:
             connection.executemany("DELETE FROM views WHERE row = ? AND qualifier = ?", views)
             connection.executemany("DELETE FROM bases WHERE row = ? AND until = ? AND views = ?", bases)
             connection.executemany("DELETE FROM identities WHERE row = ? AND qualifier = ? AND time <= ?", cells)
@@ -287,7 +240,7 @@ class SQLiteStore:
         """The keys of all rows, in order; a page is one snapshot."""
         after = ""
         while True:
-            with self._snapshot() as connection:
+            with self._file.snapshot() as connection:
                 page = [key for (key,) in connection.execute(_KEYS, {"after": after, "page": _SCAN_PAGE})]
             if not page:
                 return
@@ -298,7 +251,7 @@ class SQLiteStore:
         """Every row that has a membership, in order of key; a page is one snapshot."""
         after = ""
         while True:
-            with self._snapshot() as connection:
+            with self._file.snapshot() as connection:
                 page = connection.execute(_PAGE, (after, _SCAN_PAGE)).fetchall()
             if not page:
                 return
@@ -307,57 +260,7 @@ class SQLiteStore:
 
     def close(self) -> None:
         """Close the connections of all threads."""
-        while self._connections:
-            self._connections.pop().close()
-        self._local = threading.local()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._translated_faults():
-            connection = self._connection()
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
-
-    @contextmanager
-    def _snapshot(self) -> Iterator[sqlite3.Connection]:
-        with self._translated_faults():
-            connection = self._connection()
-            connection.execute("BEGIN")
-            try:
-                yield connection
-            finally:
-                connection.execute("COMMIT")
-
-    @contextmanager
-    def _translated_faults(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error) or "busy" in str(error):
-                msg = f"store {self.uri} has been locked for {BUSY_TIMEOUT_S:.0f} s: {error}"
-                raise StoreUnavailableError(msg) from error
-            msg = f"store {self.uri}: {error}; was it created? forecourt store init --store {self.uri}"
-            raise StoreError(msg) from error
-        except sqlite3.DatabaseError as error:
-            msg = f"store {self.uri}: {error}; must be a file that forecourt store init made"
-            raise StoreError(msg) from error
-
-    def _connection(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
-            connection.execute("PRAGMA cache_size = -65536")
-            connection.execute("PRAGMA secure_delete = ON")
-            self._local.connection = connection
-            self._connections.append(connection)
-        return connection
+        self._file.close()
 
 
 def _identity_cells(connection: sqlite3.Connection, key: str) -> list[IdentityCell]:
