@@ -40,7 +40,6 @@ class SQLiteStore:
 
     def __init__(self, uri: str, path: str) -> None:
         self.uri = uri
-        self.path = path
         self._file = SQLiteFile(uri, path)
         self._known = Recent()
 
