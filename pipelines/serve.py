@@ -26,6 +26,7 @@ from typing import Any, Final
 import falcon.asgi
 import uvicorn
 
+from pipelines.serve_protocol import bounded
 from pipelines.sinks import check_sink_uri, open_sink
 from rules import CATALOGUE_PATH, RULES_PATH, SETTINGS_PATH
 from schemas.catalogue import Catalogue
@@ -113,15 +114,16 @@ def run(argv: Sequence[str]) -> int:
     catalogue = load_catalogue(config.catalogue)
     settings = parse_settings(read_bytes(config.settings, MAX_BYTES + 1), config.settings, POLICIES)
     bound = _bound(config.host, config.port)
-    lifespan = Lifespan(dataclasses.replace(config, port=bound.getsockname()[1]), catalogue, settings)
+    metrics = Metrics()
+    lifespan = Lifespan(dataclasses.replace(config, port=bound.getsockname()[1]), catalogue, settings, metrics)
     server = uvicorn.Server(
         uvicorn.Config(
             lifespan,
             loop="uvloop",
-            http="httptools",
+            http=bounded(lambda status: metrics.requests.labels("none", status).inc()),  # type: ignore[arg-type]  # called as the class is
             ws="none",
             lifespan="on",
-            log_level="warning",
+            log_config=None,  # its lines are like ours
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=int(FLUSH_S),
@@ -140,8 +142,8 @@ def run(argv: Sequence[str]) -> int:
 class Lifespan:
     """The ASGI app with its beginning and end: what needs the running loop is made when that runs."""
 
-    def __init__(self, config: Config, catalogue: Catalogue, settings: Settings) -> None:
-        self._config, self._catalogue, self._settings = config, catalogue, settings
+    def __init__(self, config: Config, catalogue: Catalogue, settings: Settings, metrics: Metrics) -> None:
+        self._config, self._catalogue, self._settings, self._metrics = config, catalogue, settings, metrics
         self._app: Any = None
         self._stack = contextlib.AsyncExitStack()
         self.fault: Exception | None = None
@@ -153,7 +155,7 @@ class Lifespan:
             return
         await receive()
         try:
-            self._app = await self._stack.enter_async_context(serving(self._config, self._catalogue, self._settings))
+            self._app = await self._stack.enter_async_context(serving(self._config, self._catalogue, self._settings, self._metrics))
         except Exception as fault:  # whatever it is, nothing may be served without an app
             self.fault = fault
             await send({"type": "lifespan.startup.failed", "message": ""})
@@ -165,9 +167,9 @@ class Lifespan:
 
 
 @contextlib.asynccontextmanager
-async def serving(config: Config, catalogue: Catalogue, settings: Settings) -> AsyncIterator[falcon.asgi.App]:
+async def serving(config: Config, catalogue: Catalogue, settings: Settings, metrics: Metrics) -> AsyncIterator[falcon.asgi.App]:
     """The app, with everything that it needs at work, warmed up; ended in order afterwards."""
-    metrics, store, pseudonyms = Metrics(), open_store(config.store), Pseudonyms(load_ring(config.store))
+    store, pseudonyms = open_store(config.store), Pseudonyms(load_ring(config.store))
     store.check()
 
     def failed(what: str) -> Callable[[], None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import urllib.parse
 from typing import Any, Final
 
 import falcon
@@ -9,8 +11,10 @@ import falcon.asgi
 import msgspec
 
 from schemas.event import MAX_ID_BYTES, MAX_MESSAGE_BYTES
+from serving.messages import Fault, FaultAnswer
 
 JSON: Final = "application/json"
+_BAD_ESCAPE: Final = re.compile("%(?![0-9A-Fa-f]{2})")
 _ENCODE: Final = msgspec.json.Encoder().encode
 
 
@@ -22,6 +26,11 @@ def answer(resp: falcon.asgi.Response, body: Any, status: int = 200) -> None:
 def fault_of(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> falcon.HTTPError:
     """A fault to raise, as it is told."""
     return falcon.HTTPError(status, title=code, description=message, headers=headers)
+
+
+def fault_bytes(code: str, message: str) -> bytes:
+    """A fault as it is told, as JSON."""
+    return _ENCODE(FaultAnswer(Fault(code, message)))
 
 
 async def body_of(req: falcon.asgi.Request) -> bytes:
@@ -42,7 +51,25 @@ def checked_id(value: str, name: str) -> str:
     return value
 
 
+def id_in_path(segment: str) -> str:
+    """The id that a segment of the raw path stands for."""
+    return checked_id(_decoded(segment, "id"), "id")
+
+
 def anonymous_id_of(req: falcon.asgi.Request) -> str | None:
     """The browser that a query names."""
-    found = req.get_param("anonymous_id")
-    return None if found is None else checked_id(found, "anonymous_id")
+    parts = [part.partition("=") for part in req.query_string.split("&")]
+    found = [value for name, _, value in parts if urllib.parse.unquote_plus(name) == "anonymous_id"]
+    if len(found) > 1:
+        raise fault_of(400, "bad_id", "anonymous_id, must be given once")
+    return checked_id(_decoded(found[0].replace("+", " "), "anonymous_id"), "anonymous_id") if found else None
+
+
+def _decoded(text: str, name: str) -> str:
+    """The text behind a percent-encoded one. What isn't UTF-8 is refused: with marks in place of bytes it would be another's id."""
+    try:
+        if not _BAD_ESCAPE.search(text):
+            return urllib.parse.unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        pass  # told below
+    raise fault_of(400, "bad_id", f"{name}, must be percent-encoded UTF-8")

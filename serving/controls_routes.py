@@ -15,7 +15,7 @@ from schemas.errors import StoreError
 from schemas.event import EventType
 from schemas.identity import Said
 from schemas.instants import format_instant
-from serving.answers import answer, checked_id, fault_of
+from serving.answers import answer, fault_of, id_in_path
 from serving.controls import bury_id, keep_consent
 from serving.ingest import NoRoomError, control_event, forget_event
 from serving.messages import ConsentAnswer, ForgetAnswer
@@ -76,7 +76,7 @@ class Consent:
 
     async def on_post(self, _: falcon.asgi.Request, resp: falcon.asgi.Response, user_id: str) -> None:
         """Do it at once; 503 where it could be done, but not published."""
-        user, now = checked_id(user_id, "id"), self._clock()
+        user, now = id_in_path(user_id), self._clock()
         told = self._controls.tell("opt_out" if self._opted_out else "opt_in", user, now)
         key, said = self._controls.parts.pseudonyms(user), Said(now, self._opted_out)
         await self._controls.do(user, functools.partial(keep_consent, self._controls.store, key, said))
@@ -95,7 +95,7 @@ class Forget:
 
     async def on_post(self, _: falcon.asgi.Request, resp: falcon.asgi.Response, user_id: str) -> None:
         """Do it at once."""
-        user, now = checked_id(user_id, "id"), self._clock()
+        user, now = id_in_path(user_id), self._clock()
         if self._controls.parts.outbox is None:  # nobody would hear of it who can clear the rest
             raise fault_of(503, "no_events", "this gateway was started without --events: it has nowhere to send them")
         if not self._controls.tell("forget", user, now):

@@ -21,7 +21,7 @@ from schemas.errors import EventError
 from schemas.filters import FilterError
 from schemas.instants import clock_ms
 from serving.access import Access, Refused, may
-from serving.answers import anonymous_id_of, answer, body_of, checked_id, fault_of
+from serving.answers import anonymous_id_of, answer, body_of, checked_id, fault_of, id_in_path
 from serving.controls_routes import MAX_CONTROLS, Consent, Controls, Forget
 from serving.ingest import NoRoomError, taken
 from serving.messages import Fault, FaultAnswer, FeaturedRequest, Health
@@ -58,7 +58,7 @@ def build_app(parts: Parts, store: Store, door: Door, ready: Callable[[], str]) 
     app.add_route("/healthz", _Health(lambda: "ready"))
     app.add_route("/readyz", _Health(ready))
     app.add_route("/metrics", _Metrics(parts))
-    app.add_route("/openapi.json", _OpenApi(parts))
+    app.add_route("/openapi.json", _OpenApi(parts, keys=door.access() is not None))
     app.add_error_handler(falcon.HTTPError, _told)
     app.add_error_handler(Exception, _own_fault)
     return app
@@ -69,6 +69,9 @@ class _Guard:
 
     def __init__(self, parts: Parts, door: Door) -> None:
         self._metrics, self._door = parts.metrics, door
+
+    async def process_request(self, req: falcon.asgi.Request, _: falcon.asgi.Response) -> None:
+        req.path = req.scope["raw_path"].decode("latin-1")  # ids are decoded once the path is split, as they may have slashes
 
     async def process_resource(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, resource: Any, _: Any) -> None:
         req.context.began = time.perf_counter()
@@ -102,7 +105,7 @@ class _Segments:
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, user_id: str) -> None:
         now = self._clock()
-        read = await self._service.segments(checked_id(user_id, "id"), anonymous_id_of(req), now)
+        read = await self._service.segments(id_in_path(user_id), anonymous_id_of(req), now)
         answer(resp, segments_answer(read, now))
 
 
@@ -158,7 +161,7 @@ class _Why:
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, user_id: str) -> None:
         now = self._clock()
-        found = await self._parts.reader.read_row(checked_id(user_id, "id"), anonymous_id_of(req))
+        found = await self._parts.reader.read_row(id_in_path(user_id), anonymous_id_of(req))
         read = self._parts.reader.answer(found, now)
         profile = None if found.row is None else found.row.profile
         rules = self._service.rules_of(read.rule_version)
@@ -189,8 +192,8 @@ class _Metrics:
 class _OpenApi:
     action: Final = None
 
-    def __init__(self, parts: Parts) -> None:
-        self._document = document(parts.catalogue)
+    def __init__(self, parts: Parts, *, keys: bool) -> None:
+        self._document = document(parts.catalogue, keys=keys)
 
     async def on_get(self, _: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         answer(resp, self._document)

@@ -30,8 +30,8 @@ _USER: Final = {
     "name": "user_id",
     "in": "path",
     "required": True,
-    "description": "A raw id; one with a slash can't be looked up here.",
-    "schema": _ID | {"pattern": r"^[^/\x00-\x1f\x7f-\x9f]+$"},
+    "description": "A raw id, percent-encoded: a slash in it is %2F.",
+    "schema": _ID,
 }
 _ANONYMOUS: Final = {"name": "anonymous_id", "in": "query", "description": "The browser or device.", "schema": _ID}
 _TEXT: Final = {"type": "string", "maxLength": MAX_CATEGORY_BYTES}
@@ -49,8 +49,8 @@ _FAULTS: Final = {
 _OF_ALL: Final = ("400", "401", "403", "404", "422", "429", "500")
 
 
-def document(catalogue: Catalogue) -> dict[str, Any]:
-    """The document; what filters and events may hold of a listing is the catalogue's."""
+def document(catalogue: Catalogue, *, keys: bool = True) -> dict[str, Any]:
+    """The document; what filters and events may hold of a listing is the catalogue's. ``keys``: nobody is let in without one."""
     _, components = msgspec.json.schema_components(_STRUCTS, ref_template=_REFERENCE)
     components = _with_ids(components | {"Event": _event()})
     components["Event"]["properties"]["attributes"]["properties"] = _attributes(catalogue)
@@ -60,7 +60,7 @@ def document(catalogue: Catalogue) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "Forecourt gateway", "version": "1", "description": "The featured listing of each visitor."},
-        "security": [{"key": []}],
+        "security": [{"key": []}] if keys else [],
         "paths": {
             "/v1/users/{user_id}/segments": {
                 "get": _operation("segments", "A user's segments.", SegmentsAnswer, [_USER, _ANONYMOUS]),

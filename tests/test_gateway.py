@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 from base64 import b64encode
 from collections.abc import Iterator
@@ -302,6 +303,32 @@ def test_what_cannot_be_used_is_refused_with_what_would_be_right(place: Place, b
     answer = place.ask("/v1/featured", body=body)
     assert answer.status == status
     assert told in answer.body["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/v1/users/M%FCller/segments", "id, must be percent-encoded UTF-8"),  # Latin-1
+        ("/v1/users/%ED%A0%80/segments", "id, must be percent-encoded UTF-8"),  # half of a surrogate pair
+        ("/v1/users/100%/segments", "id, must be percent-encoded UTF-8"),
+        ("/v1/users/ann/segments?anonymous_id=M%FCller", "anonymous_id, must be percent-encoded UTF-8"),
+        ("/v1/users/ann/segments?anonymous_id=a&anonymous%5Fid=b", "anonymous_id, must be given once"),
+    ],
+)
+def test_an_id_that_cannot_be_told_is_refused_and_not_taken_for_another(place: Place, path: str, told: str) -> None:
+    answer = place.ask(path)
+    assert (answer.status, answer.body["error"]) == (400, {"code": "bad_id", "message": told})
+
+
+def test_an_id_may_have_slashes_and_any_other_signs(place: Place) -> None:
+    for raw_id in ("a/b", "/", "..", "a+b c%2F?#", "ü€"):
+        path = urllib.parse.quote(raw_id, safe="")
+        assert place.ask(f"/v1/users/{path}/opt-out", "user_control", method="POST").body == {"opted_out": True}
+        assert place.ask(f"/v1/users/{path}/segments").body["reason"] == "opted_out"
+        assert place.featured(user_id=raw_id)["reason"] == "opted_out"
+        assert (
+            place.ask(f"/v1/users/nobody/segments?{urllib.parse.urlencode({'anonymous_id': raw_id})}").body["reason"] == "opted_out"
+        )
 
 
 def test_no_id_is_ever_logged(place: Place) -> None:

@@ -12,6 +12,7 @@ import pytest
 from pipelines.serve import Config, Readiness, warmed_up
 from schemas.settings import Settings
 from serving import gateway
+from serving.access import Access
 from serving.gateway import Door, build_app
 from serving.metrics import Metrics
 from serving.reader import SegmentReader
@@ -115,3 +116,13 @@ def test_warming_up_that_fails_is_said_and_tried_again(monkeypatch: pytest.Monke
     assert seen[:2] == ["warming up", "warming up failed (RuntimeError), see the log"]
     assert readiness.status == "ready"
     assert capsys.readouterr().err.count("serving at") == 1
+
+
+def test_the_document_asks_for_a_key_where_the_gateway_does() -> None:
+    async def security(access: Access | None) -> Any:
+        app: Any = build_app(parts(), Stuck(), Door(lambda: access), lambda: "ready")  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
+            return (await client.get("/openapi.json")).json()["security"]
+
+    assert asyncio.run(security(Access([]))) == [{"key": []}]
+    assert asyncio.run(security(None)) == []
