@@ -56,6 +56,7 @@ REASONS: Final = {
     "from_the_future": f"it is dated over {MAX_SKEW_S} seconds ahead",
     "replayed": "it was used before",
     "memory_full": "too many signatures are remembered to take in another",
+    "memory_fault": "whether it was used before can't be told: what remembers that has failed",
 }
 _FIELD: Final = re.compile(r"[a-z][a-z0-9-]*", re.ASCII)
 _SPELT: Final = re.compile(r"[^a-z0-9]")
@@ -63,10 +64,10 @@ _PARAMETERS: Final[Mapping[str, type]] = {"created": int, "expires": int, "keyid
 
 
 class NonceMemory(Protocol):
-    """What knows the signatures that were used: ``Nonces``, or one that several processes share."""
+    """What knows the signatures that were used: ``Nonces``, or ``SharedNonces`` for several processes."""
 
     def claim(self, nonce: str, until: int, now: int) -> Claim:
-        """Take in a nonce until then, and say whether it was new."""
+        """Take in a nonce until then (ms UTC), and say whether it was new; whatever it raises refuses the signature."""
 
 
 def new_nonce() -> str:
@@ -144,7 +145,7 @@ def verify(
         raise HeaderRefusedError(reason="bad_signature", message="signature: must be that of this request and these headers")
     _check_time(values["created"], values["expires"], now)
     said = parse_fields(ours[SEGMENTS], ours[META])
-    claim = "new" if nonces is None else nonces.claim(values["nonce"], values["expires"] * SECOND_MS, now)
+    claim = "new" if nonces is None else _claimed(nonces, values["nonce"], values["expires"] * SECOND_MS, now)
     if claim == "seen":
         raise HeaderRefusedError(reason="replayed", message="nonce: was used before, must be new")
     if claim == "full":
@@ -197,6 +198,14 @@ def _check_time(created: int, expires: int, now: int) -> None:
     if created * SECOND_MS > now + MAX_SKEW_S * SECOND_MS:
         reason, message = "from_the_future", f"created == {created}, must be at most {MAX_SKEW_S} s after now == {now // SECOND_MS}"
         raise HeaderRefusedError(reason, message)
+
+
+def _claimed(nonces: NonceMemory, nonce: str, until: int, now: int) -> Claim:
+    try:
+        return nonces.claim(nonce, until, now)
+    except Exception as error:
+        message = f"nonce: {type(error).__name__} of the memory of those that were used: {error}"
+        raise HeaderRefusedError(reason="memory_fault", message=message) from error
 
 
 def _line(headers: Sequence[tuple[str, str]], name: str) -> str:

@@ -50,7 +50,7 @@ class UserSegments(NamedTuple):
 
 
 def fields_of(read: SegmentsRead) -> dict[str, str]:
-    """The two fields by name.
+    """The two fields by name; ``ValueError`` for what ``parse_fields`` would refuse: a name or a score that is none.
 
     >>> from serving.segments import Segment
     >>> fields_of(SegmentsRead((Segment("suv", 2 / 3, 9, 6, 0),), 7, 0, 12_345, "store", None))
@@ -61,6 +61,9 @@ def fields_of(read: SegmentsRead) -> dict[str, str]:
     written: list[str] = []
     room = MAX_LIST_BYTES
     for segment in read.segments[:MAX_SEGMENTS]:
+        if not _NAME.fullmatch(segment.name) or not 0 <= round(segment.score, 3) <= 1:
+            msg = f"segment == {shown(segment.name)};s={segment.score!r}, must be a segment's name and a score from 0 to 1"
+            raise ValueError(msg)
         member: Any = (http_sf.Token(segment.name), {"s": float(segment.score)})
         text = http_sf.ser(member)
         room -= len(text) + len(", ")
@@ -81,7 +84,7 @@ def fields_of(read: SegmentsRead) -> dict[str, str]:
 
 
 def parse_fields(segments: str, meta: str) -> UserSegments:
-    """What the two fields say; ``HeaderRefusedError`` for anything that ``fields_of`` would not write."""
+    """What the two fields say; ``HeaderRefusedError`` when they aren't of the form in which ``fields_of`` writes."""
     members = parsed(segments, SEGMENTS, "list")
     if len(members) > MAX_SEGMENTS:
         reason, message = "oversized", f"{SEGMENTS}: number of segments == {len(members)}, must be at most {MAX_SEGMENTS}"

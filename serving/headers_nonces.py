@@ -16,8 +16,8 @@ class Nonces:
     """The nonces of signatures that still hold, at most ``capacity`` of them; for any number of threads.
 
     When full it takes in no new one, which the verifier refuses: searches go on without segments rather than with segments that
-    may have been used before. Room comes back as signatures run out, a minute later at most. The memory is the process's: a
-    service of several processes lets one signature through once in each.
+    may have been used before. Room comes back as signatures run out, a minute later at most. The memory is the process's own: of
+    several processes each lets a signature through once, unless they have ``serving.headers_nonces_file.SharedNonces``.
     """
 
     def __init__(self, capacity: int = CAPACITY) -> None:

@@ -26,7 +26,7 @@ from serving.headers import (
 )
 from serving.headers_fields import MAX_LIST_BYTES, META, SEGMENTS, ScoredSegment, UserSegments, fields_of
 from serving.headers_keys import HeaderKeys, parse_header_keys
-from serving.headers_nonces import CLOCK_STEP_MS, Nonces
+from serving.headers_nonces import CLOCK_STEP_MS, Claim, Nonces
 from serving.reader import SegmentsRead
 from serving.segments import Segment
 from serving.signatures import INPUT, SIGNATURE, HeaderRefusedError, Parameters, Request, input_member, mac_of, signature_base
@@ -470,6 +470,14 @@ def test_a_full_memory_refuses_until_signatures_run_out() -> None:
     assert reason_of(signed(nonce="c", now=later - 1), nonces=nonces, now=later - 1) == "memory_full"
     assert verified(signed(nonce="c", now=later), nonces=nonces, now=later) == SAID
     assert len(nonces) == 1
+
+
+def test_a_memory_that_fails_refuses_rather_than_lets_through() -> None:
+    class Broken:
+        def claim(self, nonce: str, until: int, now: int) -> Claim:
+            raise OSError("the memory is away")
+
+    assert reason_of(signed(), nonces=Broken()) == "memory_fault"
 
 
 def test_nonces_are_random_and_fit() -> None:

@@ -20,6 +20,15 @@ def test_scores_have_three_places(score: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "score"),
+    [("Suv", 0.5), ("s-v", 0.5), ("s:v", 0.5), ("s" * 64, 0.5), ("", 0.5), ("suv", 1.001), ("suv", -0.001), ("suv", float("nan"))],
+)
+def test_what_could_not_be_read_is_not_written(name: str, score: float) -> None:
+    with pytest.raises(ValueError, match="must be a segment's name and a score from 0 to 1"):
+        fields_of(READ._replace(segments=(Segment(name, score, 1, 1, 0),)))
+
+
+@pytest.mark.parametrize(
     ("segments", "meta"),
     [
         ("", "source=store"),
