@@ -18,6 +18,7 @@ from schemas.errors import EXIT_OK, ConfigError, shown
 from schemas.experiments import Experiments, Unit
 from schemas.instants import clock_ms
 from serving.experiments_file import load_experiments
+from serving.policies import POLICIES
 
 STDIN: Final = "-"
 
@@ -75,7 +76,7 @@ def parse_args(argv: Sequence[str]) -> Config:
 def run(argv: Sequence[str]) -> int:
     """Run ``forecourt experiment assign …``; the exit status."""
     config = parse_args(argv)
-    experiments = load_experiments(config.experiments)
+    experiments = load_experiments(config.experiments, POLICIES)
     if config.layer not in {layer.name for layer in experiments.layers}:
         known = ", ".join(layer.name for layer in experiments.layers)
         msg = f"--layer == {shown(config.layer)}, must be one of {config.experiments}'s: {known or 'it has none'}"

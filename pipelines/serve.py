@@ -183,7 +183,7 @@ async def serving(config: Config, catalogue: Catalogue, settings: Settings, metr
         looks.append(access.look)
     experiments = None
     if config.experiments is not None:
-        experiments = ExperimentsFile(config.experiments, policies=POLICIES, refused=failed("experiments"))
+        experiments = ExperimentsFile(config.experiments, policies=POLICIES, layer=settings.layer, refused=failed("experiments"))
         looks.append(experiments.look)
         if config.inventory is None and any(each.segments for each in experiments.current().experiments):
             msg = f"--experiments == {config.experiments} has flags of segments, must come with --inventory"

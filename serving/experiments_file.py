@@ -28,8 +28,9 @@ def load_experiments(path: str, policies: Collection[str] | None = None) -> Expe
 class ExperimentsFile:
     """A local experiments file; making one raises ``RulesError`` or ``ConfigError`` when it can't be used.
 
-    ``policies``: the names that arms may have as policy. ``refused`` is called for each broken file found, ``changed`` with the
-    experiments before and after a change; both in the thread that looks.
+    ``policies``: the names that arms may have as policy; ``layer``: one that a file with experiments must have, as the server asks
+    for it. ``refused`` is called for each broken file found, ``changed`` with the experiments before and after a change; both in
+    the thread that looks.
     """
 
     def __init__(
@@ -38,14 +39,15 @@ class ExperimentsFile:
         monotonic: Callable[[], float] = time.monotonic,
         *,
         policies: Collection[str] | None = None,
+        layer: str | None = None,
         refused: Callable[[], None] = lambda: None,
         changed: Callable[[Experiments, Experiments], None] = lambda before, after: None,
     ) -> None:
-        self._path, self._policies = path, policies
+        self._path, self._policies, self._layer = path, policies, layer
         self._monotonic = monotonic
         self._refused, self._changed = refused, changed
         self._seen = read_text(path)
-        self._current = parse_experiments(self._seen, path, policies)
+        self._current = self._parsed(self._seen)
         self._looked_s = monotonic()
 
     def current(self) -> Experiments:
@@ -64,7 +66,7 @@ class ExperimentsFile:
             if text == self._seen:
                 return False
             self._seen = text
-            found = parse_experiments(text, self._path, self._policies)
+            found = self._parsed(text)
         except (RulesError, ConfigError) as fault:
             _log.error("experiments refused, version %d stays in force: %s", before.version, fault)  # noqa: TRY400
             self._refused()
@@ -82,13 +84,22 @@ class ExperimentsFile:
         self._changed(before, found)
         return True
 
+    def _parsed(self, text: bytes) -> Experiments:
+        found = parse_experiments(text, self._path, self._policies)
+        names = [layer.name for layer in found.layers]
+        if self._layer is not None and found.experiments and self._layer not in names:
+            must = f"must have {self._layer}, the layer in the server's settings: else nobody would be in an experiment"
+            msg = f"{self._path}: layers == {', '.join(names)}, {must}"
+            raise RulesError(msg)
+        return found
+
 
 def redrawn(before: Experiments, after: Experiments) -> Iterator[str]:
     """The experiments that move units from arm to arm, or mean another thing by an arm, under the same version."""
     known = {experiment.name: experiment for experiment in before.experiments}
     for experiment in after.experiments:
-        was = known.get(experiment.name, experiment)
-        if was.version == experiment.version and _drawing(was, before) != _drawing(experiment, after):
+        was = known.get(experiment.name)
+        if was is not None and was.version == experiment.version and _drawing(was, before) != _drawing(experiment, after):
             yield experiment.name
 
 

@@ -408,6 +408,13 @@ def test_a_broken_file_and_a_missing_one_are_told(tmp_path: pathlib.Path) -> Non
         assigning.run(["assign", "--experiments", str(path), "--layer", "l", "--session", "s"])
 
 
+def test_a_policy_that_the_server_would_refuse_is_refused(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "e.yaml"
+    path.write_text(pathlib.Path(EXAMPLE).read_text().replace("policy: combined", "policy: combinde"))
+    with pytest.raises(RulesError, match=r"policy == 'combinde', must be one of combined, highest_score, weighted_random"):
+        assigning.run(["assign", "--experiments", str(path), "--layer", "featured", "--session", "s"])
+
+
 @pytest.mark.parametrize("argv", [("--session", "s", "--user", "u"), ()])
 def test_one_kind_of_unit_is_given(argv: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as refused:

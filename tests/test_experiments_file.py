@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import pathlib
 import re
@@ -436,6 +437,30 @@ def test_a_broken_file_is_refused_loudly_and_the_last_good_one_stays(
     assert polled.refused == 1
     assert polled.looked(TEXT.replace("version: 7", "version: 9"))
     assert polled.file.current().version == 9
+
+
+def test_an_experiment_in_a_new_layer_is_a_change_like_any_other(polled: Polled, caplog: pytest.LogCaptureFixture) -> None:
+    third = "  - {name: third, version: 1, layer: top, unit: user, ramp: 1, arms: [{name: control, weight: 1, shows: false}, "
+    third += "{name: other, weight: 1, shows: true}]}\n"
+    text = TEXT.replace("version: 7", "version: 8").replace("  - {name: ranking}\n", "  - {name: ranking}\n  - {name: top}\n")
+    with caplog.at_level(logging.WARNING):
+        assert polled.looked(text + third)
+    assert polled.changes == [(7, 8)]
+    assert caplog.messages == ["experiments version 8 in force (was 7)"]
+
+
+def test_a_file_with_experiments_has_the_layer_that_the_server_asks_for(polled: Polled, caplog: pytest.LogCaptureFixture) -> None:
+    told = f"{polled.path}: layers == featured, ranking, must have top, the layer in the server's settings"
+    with pytest.raises(RulesError, match=re.escape(told)):
+        ExperimentsFile(str(polled.path), layer="top")
+    polled.path.write_text("version: 1\nlayers: []\nexperiments: []\n")
+    now = itertools.count(0.0, POLL_S)
+    file = ExperimentsFile(str(polled.path), now.__next__, layer="featured")  # nobody is in an experiment, and that is meant
+    polled.path.write_text(TEXT)
+    assert file.look()
+    polled.path.write_text(TEXT.replace("featured", "features").replace("version: 7", "version: 8"))
+    assert not file.look()
+    assert (file.current().version, "layers == features, ranking, must have featured" in caplog.text) == (7, True)
 
 
 def test_a_file_that_goes_and_comes_back_is_bridged(polled: Polled, caplog: pytest.LogCaptureFixture) -> None:
