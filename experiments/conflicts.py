@@ -22,13 +22,17 @@ Pair = tuple[str, str | None]  # segment, attribute
 
 @dataclasses.dataclass
 class Tally:
-    """What impressions add up to. ``…_drawn`` count those whose conflicts were written, ``…_scaled`` what these stand for."""
+    """What impressions add up to. ``…_drawn`` count those whose conflicts were written, ``…_scaled`` what these stand for.
+
+    ``dropped`` are conflicts, of those drawn, for which their impression had no room.
+    """
 
     impressions: int = 0
     drawn: int = 0
+    dropped: int = 0
     offers: Counter[str] = dataclasses.field(default_factory=Counter)
-    offers_drawn: Counter[str] = dataclasses.field(default_factory=Counter)
     offers_scaled: defaultdict[str, float] = dataclasses.field(default_factory=lambda: defaultdict(float))
+    offers_squares: defaultdict[str, float] = dataclasses.field(default_factory=lambda: defaultdict(float))
     conflicts_drawn: Counter[Pair] = dataclasses.field(default_factory=Counter)
     conflicts_scaled: defaultdict[Pair, float] = dataclasses.field(default_factory=lambda: defaultdict(float))
     rungs: Counter[str] = dataclasses.field(default_factory=Counter)
@@ -55,9 +59,10 @@ class Tally:
             return
         stands_for = 1 / exposure.conflict_sample
         self.drawn += 1
+        self.dropped += exposure.conflicts_dropped
         for segment in offered:
-            self.offers_drawn[segment] += 1
             self.offers_scaled[segment] += stands_for
+            self.offers_squares[segment] += stands_for**2
         for pair in {(clash.segment, attribute) for clash in clashes for attribute in (ANY, *clash.attributes)}:
             self.conflicts_drawn[pair] += 1
             self.conflicts_scaled[pair] += stands_for
@@ -66,6 +71,14 @@ class Tally:
         if clashes:
             self.rungs_scaled[exposure.rung] += stands_for
             self.overridden_scaled += stands_for * (exposure.rung not in PERSONALISED)
+
+    def share_of(self, pair: Pair) -> float:
+        """The share of the segment's offers in which it conflicted."""
+        return self.conflicts_scaled[pair] / self.offers_scaled[pair[0]]
+
+    def size_of(self, segment: str) -> float:
+        """How many offers, all drawn with one share, would tell as much as those that were (Kish 1965, Survey Sampling)."""
+        return self.offers_scaled[segment] ** 2 / self.offers_squares[segment]
 
 
 def tally_of(exposures: Iterable[Exposure]) -> Tally:

@@ -117,8 +117,8 @@ def document_of(counted: Counted) -> dict[str, Any]:
             "attribute": attribute,
             "impressions": tally.offers[segment],
             "conflicts": round(tally.conflicts_scaled[segment, attribute], 1),
-            "share": round(tally.conflicts_scaled[segment, attribute] / tally.offers_scaled[segment], 4),
-            "share_low": round(wilson(drawn, tally.offers_drawn[segment])[0] or 0.0, 4),
+            "share": round(tally.share_of((segment, attribute)), 4),
+            "share_low": round(_least(tally, (segment, attribute)), 4),
             "drawn": drawn,
         }
         for (segment, attribute), drawn in tally.conflicts_drawn.items()
@@ -136,6 +136,7 @@ def document_of(counted: Counted) -> dict[str, Any]:
         "dates": [counted.dates[0], counted.dates[-1]] if counted.dates else [],
         "impressions": tally.impressions,
         "drawn": tally.drawn,
+        "dropped": tally.dropped,
         "unreadable": counted.unreadable,
         "conflicts": sorted(rows, key=lambda row: (-row["share_low"], -row["conflicts"], row["segment"], row["attribute"] or "")),
         "rungs": rungs,
@@ -173,8 +174,16 @@ def show(document: dict[str, Any], top: int) -> None:
             f"filters overrode the personalised answer in {document['overridden_share']:.1%} of the "
             f"{document['filtered']:,} requests that had segments and filters"
         )
+    if document["dropped"]:
+        out.print(f"{document['dropped']:,} conflicts had no room in their impressions, and are in no count")
     if document["unreadable"]:
         out.print(f"{document['unreadable']:,} impressions could not be read")
+
+
+def _least(tally: Tally, pair: tuple[str, str | None]) -> float:
+    """The lower end of the interval of the share."""
+    size = tally.size_of(pair[0])
+    return wilson(tally.share_of(pair) * size, size)[0] or 0.0
 
 
 def _impressions_in(path: str) -> Iterator[tuple[str, str | None]]:

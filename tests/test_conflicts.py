@@ -16,13 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from experiments.assignment import Assignment, arm_of, assign
 from experiments.conflicts import tally_of
-from experiments.exposure import click_event, exposure_to, impression_event, in_conflict_sample
+from experiments.exposure import MAX_CONFLICTS, bounded, click_event, exposure_to, impression_event, in_conflict_sample
 from pipelines import assign as assigning
 from pipelines import conflicts
-from pipelines.conflicts import Counted, document_of
+from pipelines.conflicts import Counted, document_of, show
 from schemas.archive_rows import archive_table
 from schemas.decoding import Attributes, decode_event
 from schemas.errors import ConfigError, RulesError
@@ -113,6 +114,24 @@ def test_each_conflict_that_was_drawn_stands_for_as_many_as_the_sample_says() ->
     found = row(document(exposures), "suv", "price")
     assert (found["impressions"], found["drawn"], found["conflicts"]) == (40, 3, 30.0)
     assert found["share"] == 0.6  # 30 of 30 + 20
+
+
+def test_the_least_share_is_of_the_share_whatever_was_drawn_when() -> None:
+    """A tenth was drawn of 1,000 that never clash, then half of 200 that always do: of the drawn a half clash, of all a sixth."""
+    exposures = [exposure(number, clashes={}, sample=0.1) for number in range(100)]
+    exposures += [exposure(number, clashes={"suv": ("price",)}, sample=0.5) for number in range(100, 200)]
+    found = row(document(exposures), "suv", "price")
+    size = (1_000 + 200) ** 2 / (100 * 10**2 + 100 * 2**2)  # 138 offers of one kind
+    assert found["share"] == round(1 / 6, 4)
+    assert found["share_low"] == pytest.approx(stats.binomtest(23, round(size)).proportion_ci(method="wilson").low, abs=2e-4)
+
+
+def test_conflicts_that_had_no_room_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    many: dict[str, tuple[str, ...]] = {f"s{number:02}": ("price",) for number in range(MAX_CONFLICTS + 3)}
+    found = document([bounded(exposure(1, clashes=many)), bounded(exposure(2, clashes=many, position=2))])
+    assert (found["dropped"], len({each["segment"] for each in found["conflicts"]})) == (3, MAX_CONFLICTS)
+    show(found, 1)
+    assert "3 conflicts had no room in their impressions, and are in no count" in capsys.readouterr().out
 
 
 def test_sampling_leaves_shares_as_they_are_on_average() -> None:

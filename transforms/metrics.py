@@ -49,7 +49,7 @@ class Standing(NamedTuple):
     why: str | None
 
 
-def wilson(hits: int, trials: int) -> tuple[float | None, float | None]:
+def wilson(hits: float, trials: float) -> tuple[float | None, float | None]:
     """The 95 % score interval of a proportion (Wilson 1927, JASA 22:209-212); ``(None, None)`` without trials.
 
     >>> [round(end, 4) for end in wilson(8, 10)]
