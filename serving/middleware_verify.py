@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from serving.signatures import HeaderRefusedError, Request
 
 STATE: Final = "user_segments"
 STATE_REFUSED: Final = "user_segments_refused"
+_LOG: Final = logging.getLogger(__name__)
 
 
 class VerifySegments:
@@ -58,6 +60,12 @@ class VerifySegments:
             request, lines = self._target_of(scope), lines_of(scope["headers"])
             said = verify(lines, request, self._keys, now=self._now(), nonces=self._nonces, covered=self._covered)
         except HeaderRefusedError as refused:
-            self._on_refused(refused.reason)
+            self._count(refused.reason)
             return None, refused.reason
         return said, None
+
+    def _count(self, reason: str) -> None:
+        try:
+            self._on_refused(reason)
+        except Exception as fault:  # noqa: BLE001  (whatever it is, the search goes on)
+            _LOG.error("a refusal could not be counted: %s", type(fault).__name__)  # noqa: TRY400

@@ -411,6 +411,15 @@ def test_what_is_refused_is_marked_counted_and_taken_off(headers: Lines, reason:
     assert refused == [reason]
 
 
+def test_not_even_a_count_of_refusals_that_fails_holds_a_search_up(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(reason: str) -> None:
+        raise RuntimeError(reason)
+
+    middleware, seen, _ = search(on_refused=broken)
+    assert state_of(passed(middleware, seen, scope_of())) == (None, "missing")
+    assert caplog.messages == ["a refusal could not be counted: RuntimeError"]
+
+
 def test_a_header_used_before_is_refused_and_taken_off() -> None:
     middleware, seen, refused = search()
     assert state_of(passed(middleware, seen, scope_of([*signed_lines(), *PLAIN]))) == (SAID, None)
