@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.assign import Config, documents_of
 from rules import RULES_PATH
 from schemas.errors import StoreUnavailableError
 from schemas.experiments import Experiments, parse_experiments
@@ -263,3 +264,20 @@ def test_a_segment_that_the_rules_do_not_know_draws_no_arm(inventory: Inventory)
         rows = [Members("electric"), Members("of_older_rules", "electric")]
         one, other = (served(inventory, each, running, session_id=f"s{number}")[0].assignment for each in rows)
         assert one == other
+
+
+def test_the_command_tells_what_the_gateway_does(inventory: Inventory) -> None:
+    """``forecourt experiment assign`` with the segment that was chosen."""
+    text = POLICIES.replace("ramp: 1\n", "ramp: 0.8\n    segments: {electric: {ramp: 0.5}, suv: {running: false}}\n")
+    running = parse_experiments(text, "experiments.yaml")
+    sessions = [f"s{number}" for number in range(150)]
+    reasons = set()
+    for segment in ("electric", "suv", None):
+        config = Config("experiments.yaml", "featured", session="-", segment=segment)
+        for document in documents_of(sessions, config, running, NOW):
+            rows = Members(*([segment] if segment else []))
+            found = served(inventory, rows, running, session_id=document["session"])[0].assignment
+            assert (document["arm"], document["reason"]) == (found.arm, found.reason)
+            assert document.get("probability") == found.probability
+            reasons.add(found.reason)
+    assert reasons == {"assigned", "not_in_ramp", "segment_off", "segment_not_in_ramp"}
