@@ -6,6 +6,7 @@ Scores are rounded to 32-bit floats where Lucene does. What isn't known here is 
 from __future__ import annotations
 
 import hashlib
+import math
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -55,15 +56,22 @@ def score_of(query: Body, row: Row) -> float | None:
     ((field, value),) = of.items()
     have = row.get(field)
     if kind == "term":
-        return 1.0 if have is not None and have == value else None
+        return 1.0 if have is not None and ordered(have) == ordered(value) else None
     if kind == "terms":
         assert isinstance(value, list)
-        return 1.0 if have is not None and have in value else None
+        return 1.0 if have is not None and ordered(have) in map(ordered, value) else None
     assert kind == "range", kind
     known(value, set(_COMPARISONS))
     assert not {"gte", "gt"} <= set(value), "only the last one is heeded"
     assert not {"lte", "lt"} <= set(value), "only the last one is heeded"
-    return 1.0 if have is not None and all(_COMPARISONS[key](have, bound) for key, bound in value.items()) else None
+    if have is None:
+        return None
+    return 1.0 if all(_COMPARISONS[key](ordered(have), ordered(bound)) for key, bound in value.items()) else None
+
+
+def ordered(value: Any) -> Any:
+    """The value in Lucene's order, where -0.0 is less than 0.0 and no bound of a range is rounded."""
+    return value if isinstance(value, str) else (value, math.copysign(1.0, value))
 
 
 def bool_score(of: Body, row: Row) -> float | None:
@@ -105,7 +113,8 @@ def drawn(of: Body, row: Row) -> float:
 
 
 def sort_key(field: str, how: Any, row: Row, score: float) -> Any:
-    order, missing = (how, None) if isinstance(how, str) else (how["order"], how["missing"])
+    known(how, {"order", "missing"})
+    order, missing = how["order"], how.get("missing")
     value = score if field == "_score" else row.get(field)
     if order == "asc":
         assert value is not None

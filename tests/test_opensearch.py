@@ -1,6 +1,6 @@
 """The body for OpenSearch: what it says, and that its hits are what the embedded inventory would serve.
 
-``tests/opensearch_dsl.py`` answers for OpenSearch here. docs/featured.md tells what a real one said.
+``tests/opensearch_dsl.py`` answers for OpenSearch here; ``tests/test_opensearch_types.py`` asks its clients' types.
 """
 
 from __future__ import annotations
@@ -9,20 +9,23 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from schemas.errors import ConfigError
-from schemas.rules import Band, Condition, Equals
+from schemas.filters import MAX_FILTER_DEPTH, FilterError
+from schemas.rules import All, Band, Condition, Equals, Not
 from serving import policies
-from serving.featured import Ask, Position, feature, split_of
+from serving.featured import Ask, Position, Rung, feature, split_of
 from serving.opensearch import (
     PERSONAL,
     SPONSORED,
     STEPS,
     opensearch_body,
     opensearch_default_body,
+    opensearch_default_positions,
     opensearch_mapping,
     opensearch_positions,
     query_of,
@@ -82,50 +85,88 @@ def test_a_query_matches_what_the_condition_holds_for(data: Any, more: st.DataOb
         (Band("price", lte=2, lt=2), {"range": {"price": {"lt": 2}}}),
         (Equals("price", frozenset({2.0, 1.0})), {"terms": {"price": [1.0, 2.0]}}),
         (Equals("make", frozenset({"b", "a"})), {"terms": {"make": ["a", "b"]}}),
+        (All((Not(CHEAP.when), SUV.when)), {"bool": {"filter": [query_of(SUV.when)], "must_not": [query_of(CHEAP.when)]}}),
     ],
 )
-def test_a_side_of_a_band_has_one_bound(condition: Condition, query: dict[str, Any]) -> None:
+def test_what_a_condition_is_as_a_query(condition: Condition, query: dict[str, Any]) -> None:
     assert query_of(condition) == query
 
 
-@settings(max_examples=800, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(ASKS, POLICY, st.sampled_from(SHOPS))
-def test_the_first_hit_has_the_rung_segment_and_probability_of_the_embedded_answer(
-    asked: Ask, policy: str, rows: list[Row]
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(ASKS, st.sampled_from(SHOPS))
+def test_the_first_hit_of_each_place_has_the_rung_segment_and_probability_of_the_embedded_answer(
+    asked: Ask, rows: list[Row]
 ) -> None:
-    asked = asked._replace(k=1)
+    asked = asked._replace(k=min(asked.k, 3))
     wishes = split_of(asked).wishes
     assume(bool(wishes))
-    response = search(opensearch_body(asked, policy), rows)
-    (right,) = feature(asked, policy, PlainInventory(rows)).positions
-    found = opensearch_positions(response, asked, policy, CATALOGUE)
-    if right.rung == "default":
-        assert found == ()  # nothing is left that was not seen: the default search has the answer
-        return
-    (position,) = found
+    for policy in policies.POLICIES:
+        shown = frozenset[str]()
+        for place, right in enumerate(feature(asked, policy, PlainInventory(rows)).positions):
+            one = asked._replace(k=1, seen=asked.seen | shown)
+            found = opensearch_positions(search(opensearch_body(one, policy, place), rows), one, policy, CATALOGUE, place)
+            if right.rung == "default":
+                assert found == ()  # nothing is left that was not seen: the default search has the answer
+                break
+            assert right.listing is not None
+            shown |= {right.listing["listing_id"]}
+            (position,) = found
+            alike(position, right, wishes, rows, policy)
+
+
+def alike(position: Position, right: Position, wishes: Sequence[Wish], rows: Sequence[Row], policy: str) -> None:
+    """Whether a position is as good as the right one, and told as that would be: which of the equals it has may differ."""
     assert position.listing is not None
-    assert right.listing is not None
     row = {row["listing_id"]: row for row in rows}[position.listing["listing_id"]]
     assert position.listing["attributes"] == attributes_in(row)
     assert position.matched == tuple(wish.name for wish in wishes if predicate_of(wish.when)(attributes_in(row)))
-    if policy == "combined" and close_sums(wishes):
-        return
-    assert (position.rung, position.probability) == (right.rung, right.probability)
-    if policy == "combined" and position.segment is not None:
+    if policy == "combined" and right.rung in {"combined", "single_segment"}:
         worth = {wish.name: wish.worth for wish in wishes}
-        assert sum(map(worth.__getitem__, position.matched)) == sum(map(worth.__getitem__, right.matched))
+        least = sum(worth[name] for name in right.matched) - (len(wishes) + 1) / STEPS * sum(worth.values())
+        assert sum(worth[name] for name in position.matched) >= least  # rounded, each of the wishes
+        rung: Rung = "combined" if len(position.matched) > 1 else "single_segment"
+        assert position == Position(position.listing, rung, position.matched[0], position.matched, 1.0)
     else:
-        assert position.segment == right.segment
+        assert (position.rung, position.segment, position.probability) == (right.rung, right.segment, right.probability)
 
 
-def close_sums(wishes: Sequence[Wish]) -> bool:
-    """Whether some sums of worth are too near to each other to be told apart in the body."""
-    sums = {0.0}
-    for wish in wishes:
-        sums |= {each + wish.worth for each in sums}
-    ordered = sorted(sums)
-    least = min(high - low for low, high in zip(ordered, ordered[1:], strict=False))
-    return least / ordered[-1] <= (len(wishes) + 1) / STEPS
+@pytest.mark.parametrize("key", ["gte", "gt", "lte", "lt", "is"])
+def test_a_zero_with_a_sign_is_zero(key: str) -> None:
+    """-0.0 is JSON, and to Lucene less than 0.0."""
+    condition = parse({"price": -0.0 if key == "is" else {key: -0.0}}).condition
+    assert condition is not None
+    for price in (-1.0, 0.0, 1.0):
+        assert matches(query_of(condition), {"price": price}) == predicate_of(condition)({"price": price}), price
+
+
+def depth_of(query: Any) -> int:
+    """How many queries lie within each other, as Elasticsearch counts them."""
+    if isinstance(query, list):
+        return max(map(depth_of, query), default=0)
+    if not isinstance(query, dict):
+        return 0
+    deepest = max(map(depth_of, query.values()), default=0)
+    return deepest + bool({"bool", "function_score", "terms", "term", "range", "match_all"} & set(query))
+
+
+def deepest(kind: str) -> dict[str, Any]:
+    """A filter as deep as may be."""
+    inner: dict[str, Any] = {"price": 1.0}
+    levels = MAX_FILTER_DEPTH - 2
+    while levels >= (step := 1 if kind == "not" else 2):
+        inner = {"price": 1.0, kind: inner if kind == "not" else [inner, {"price": 2.0}]}
+        levels -= step
+    return inner
+
+
+@pytest.mark.parametrize("kind", ["not", "all", "any"])
+def test_the_deepest_filters_are_within_the_depth_that_elasticsearch_takes(kind: str) -> None:
+    filters = deepest(kind)
+    with pytest.raises(FilterError, match="nesting"):
+        parse({"not": {"not": filters}})
+    least_allowed = 20  # indices.query.bool.max_nested_depth, 30 since 8.6
+    for body in (opensearch_body(ask(ELECTRIC, **filters), "combined"), opensearch_default_body(ask(**filters))):
+        assert depth_of(body["query"]) <= least_allowed
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -168,15 +209,46 @@ def test_the_draw_differs_between_sessions_and_not_within_one() -> None:
     assert ids(search(opensearch_body(ask(ELECTRIC, session="7"), "combined"), rows)) == [first[7]]
 
 
+@pytest.mark.parametrize("policy", sorted(policies.POLICIES))
+def test_equals_hardly_ever_share_a_number_in_the_draw(policy: str) -> None:
+    """Of those that do the smallest id is shown, so a sponsor would get more than their share, or less."""
+    rows = [
+        {"listing_id": f"l{place:04}", "sponsored": True, "fuel_type": "electric", "body_type": "suv"} for place in range(2_000)
+    ]
+    body = opensearch_body(ask(ELECTRIC, SUV, CHEAP, k=2_000), policy)
+    scores = [hit["_score"] for hit in search(body, rows)["hits"]["hits"]]
+    assert max(scores) - min(scores) < 1
+    assert len(set(scores)) > 1_700
+
+
+def test_where_a_shard_failed_the_hits_that_came_are_told_for_what_they_are() -> None:
+    question = ask(ELECTRIC, SUV, k=5)
+    response = search(opensearch_body(question, "highest_score"), ROWS)
+    whole = opensearch_positions(response, question, "highest_score", CATALOGUE)
+    assert (whole[0].segment, whole[0].probability) == ("electric", 1.0)
+    hits = [hit for hit in response["hits"]["hits"] if "electric" not in hit.get("matched_queries", ())]
+    (first, *_) = opensearch_positions(response | {"hits": {"hits": hits}}, question, "highest_score", CATALOGUE)
+    assert (first.rung, first.segment, first.probability) == ("single_segment", "suv", None)
+
+
+def test_the_default_search_of_someone_with_wishes_is_read_by_its_own() -> None:
+    question = ask(ELECTRIC, k=2)
+    found = opensearch_default_positions(search(opensearch_default_body(question), ROWS), CATALOGUE)
+    assert found == opensearch_positions(search(opensearch_default_body(question), ROWS), ask(k=2), "combined", CATALOGUE)
+    assert [position.rung for position in found] == ["default", "default"]
+
+
 def test_no_draw_lifts_a_listing_to_the_next_level() -> None:
     wishes = [Wish(f"w{place}", 1.0, 1.0, 0, Equals("make", frozenset({f"m{place}"}))) for place in range(64)]
     for policy in ("highest_score", "combined"):
         functions = opensearch_body(Ask(parse({}), tuple(wishes), frozenset(), "s"), policy)["query"]["function_score"]
         weights = [function["weight"] for function in functions["query"]["function_score"]["functions"]]
         most = (sum if policy == "combined" else max)(weights)
-        assert most < 2**13  # where a 32-bit float tells halves, and 1,000 parts of them, apart
+        assert most < 2**11  # where a 32-bit float tells 8,000 parts of 1 apart
         assert all(weight >= 1 for weight in weights)
-        assert functions["functions"][0]["weight"] == 0.5
+        (draw,) = [function["weight"] for function in functions["functions"]]
+        greatest = np.float32(draw) * (2**24 - 1) / 2**24
+        assert all(level <= np.float32(level + greatest) < level + 1 for level in range(int(most) + 1))
 
 
 def test_a_policy_that_takes_some_wishes_at_once_is_not_one_query(monkeypatch: pytest.MonkeyPatch) -> None:
