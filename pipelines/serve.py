@@ -36,6 +36,7 @@ from schemas.pseudonym import Pseudonyms
 from schemas.safe_yaml import MAX_BYTES
 from schemas.settings import Settings, parse_settings
 from serving.access_file import AccessFile
+from serving.answers import JSON, fault_bytes
 from serving.experiments_file import ExperimentsFile
 from serving.gateway import Door, build_app
 from serving.inventory_file import InventoryFile
@@ -132,6 +133,7 @@ def run(argv: Sequence[str]) -> int:
     )
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn has handlers of its own, and raises the signal anew when it is done
         signal.signal(number, lambda *_: None)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what it usually asks for is done without: changed files are read anew
     try:
         server.run([bound])
     except SystemExit as end:  # it could not begin
@@ -151,7 +153,11 @@ class Lifespan:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request, or begin, or end."""
         if scope["type"] != "lifespan":
-            await self._app(scope, receive, send)
+            try:
+                await self._app(scope, receive, send)
+            except asyncio.CancelledError:  # it took longer than those are waited for that are under way at the end
+                with contextlib.suppress(RuntimeError):  # the answer was begun
+                    await _send_ending(send)
             return
         await receive()
         try:
@@ -164,6 +170,13 @@ class Lifespan:
         await receive()
         await self._stack.aclose()
         await send({"type": "lifespan.shutdown.complete"})
+
+
+async def _send_ending(send: Any) -> None:
+    body = fault_bytes("ending", "the gateway ends, try again")
+    headers = [(b"content-type", JSON.encode()), (b"content-length", b"%d" % len(body)), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 @contextlib.asynccontextmanager

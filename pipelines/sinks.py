@@ -11,10 +11,13 @@ from serving.file_sink import FileSink, Sink
 def check_sink_uri(uri: str, what: str) -> str:
     """The URI itself; ``ConfigError`` when no sink can be opened at it. ``what`` goes there is for the message."""
     if uri.startswith("file:") and len(uri) > len("file:"):
-        folder = Path(uri.removeprefix("file:")).parent
-        if folder.is_dir():
+        path = Path(uri.removeprefix("file:"))
+        if path.is_dir():
+            msg = f"{what} == {uri}, must be a file: it is a folder"
+            raise ConfigError(msg)
+        if path.parent.is_dir():
             return uri
-        msg = f"{what} == {uri}, must lie in a folder that exists: {folder}"
+        msg = f"{what} == {uri}, must lie in a folder that exists: {path.parent}"
         raise ConfigError(msg)
     project, _, topic = uri.removeprefix("pubsub://").partition("/topics/")
     if uri.startswith("pubsub://") and project and topic:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
+import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Final, TypeVar
 
 import falcon.asgi
 
@@ -22,10 +23,10 @@ from serving.messages import ConsentAnswer, ForgetAnswer
 from serving.service import Parts
 from serving.store.protocol import Store
 
-# Of their own, so that writes which wait for a store that is gone keep nothing else waiting.
-_CONTROLS: Final = ThreadPoolExecutor(2, thread_name_prefix="control")
 MAX_CONTROLS: Final = 200  # under way and waiting, at once
+MAX_WRITES: Final = 2  # under way
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
@@ -33,7 +34,7 @@ class Controls:
     """Publishes what people ask, and changes the store."""
 
     def __init__(self, parts: Parts, store: Store, room: asyncio.Semaphore) -> None:
-        self.parts, self.store, self._room = parts, store, room
+        self.parts, self.store, self._room, self._writes = parts, store, room, asyncio.Semaphore(MAX_WRITES)
 
     def tell(self, kind: EventType, user: str, now: int) -> bool:
         """Put the event on its way to stream and archive, if it can be. First: who gets no answer here may still be heard there."""
@@ -62,8 +63,32 @@ class Controls:
     async def _done(self, change: Callable[[], Iterable[str]]) -> Iterable[str]:
         if self._room.locked():  # a store that is gone must not gather callers without end
             raise fault_of(503, "overloaded", "too many are waiting for the store, try again", {"Retry-After": "2"})
-        async with self._room:
-            return await asyncio.get_running_loop().run_in_executor(_CONTROLS, change)
+        async with self._room, self._writes:
+            return await _in_thread(change)
+
+
+async def _in_thread(change: Callable[[], T]) -> T:
+    """What a function comes to in a thread of its own, so that a write which waits for a store that is gone keeps nothing waiting.
+
+    Not even the end of the process, which waits for the threads of an executor.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def settle(outcome: Callable[[], None]) -> None:
+        if not done.done():
+            outcome()
+
+    def run() -> None:
+        try:
+            outcome = functools.partial(done.set_result, change())
+        except Exception as fault:
+            outcome = functools.partial(done.set_exception, fault)
+        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
+            loop.call_soon_threadsafe(settle, outcome)
+
+    threading.Thread(target=run, name="control", daemon=True).start()
+    return await done
 
 
 class Consent:

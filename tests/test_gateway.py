@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import urllib.error
@@ -339,6 +340,12 @@ def test_no_id_is_ever_logged(place: Place) -> None:
     assert "secret" not in place.ask("/metrics", "metrics").body
 
 
+def test_a_hangup_ends_nothing(place: Place) -> None:
+    place.gateway.process.send_signal(signal.SIGHUP)
+    assert place.featured()["positions"]
+    assert place.gateway.process.poll() is None
+
+
 @pytest.mark.parametrize(
     ("role", "paths", "phases"),
     [
@@ -400,6 +407,7 @@ def test_a_changed_experiments_file_is_followed_and_a_broken_one_is_not(place: P
         ({"host": "0.0.0.0"}, "must come with --access"),
         ({"port": 65_536}, "--port == 65536"),
         ({"events": "file:/no/such/folder/x"}, "events == file:/no/such/folder/x, must lie in a folder that exists"),
+        ({"events": "file:/tmp"}, "events == file:/tmp, must be a file: it is a folder"),
     ],
 )
 def test_what_cannot_be_served_is_said_before_anything_starts(options: dict[str, Any], told: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from pipelines.serve import Config, Readiness, warmed_up
+from pipelines.serve import Config, Lifespan, Readiness, warmed_up
 from schemas.settings import Settings
 from serving import gateway
 from serving.access import Access
@@ -78,6 +78,52 @@ def test_consents_that_wait_for_a_store_are_bounded_and_the_others_are_told(monk
     assert sorted(answers[:-1]) == [(200, None)] * 5 + [(503, "overloaded")] * 3
     assert answers[-1] == (200, None), "there is room again"
     assert store.written == 6
+
+
+def test_a_consent_that_waits_for_a_store_does_not_keep_the_process_from_ending() -> None:
+    store = Stuck()
+
+    async def run() -> list[str]:
+        app: Any = build_app(parts(), store, Door(lambda: None), lambda: "ready")  # type: ignore[arg-type]
+        before = set(threading.enumerate())
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
+            asked = asyncio.create_task(client.post("/v1/users/ann/opt-out"))
+            while not (waiting := set(threading.enumerate()) - before):
+                await asyncio.sleep(0.01)
+            store.go.set()
+            assert (await asked).status_code == 200
+        return [thread.name for thread in waiting if not thread.daemon]
+
+    assert asyncio.run(run()) == []
+
+
+def test_who_is_still_waiting_when_the_gateway_ends_is_told_in_its_own_form() -> None:
+    async def run(begin: bool) -> list[Any]:
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            if sent and message["type"] == "http.response.start":
+                raise RuntimeError
+            sent.append(message)
+
+        async def waits(scope: Any, receive: Any, send: Any) -> None:
+            if begin:
+                await send({"type": "http.response.start", "status": 200})
+            await asyncio.Event().wait()
+
+        lifespan = Lifespan(Config(store="sqlite:///x.db"), CATALOGUE, Settings(), Metrics())
+        lifespan._app = waits
+        task = asyncio.create_task(lifespan({"type": "http"}, None, send))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        await task
+        return sent
+
+    head, body = asyncio.run(run(begin=False))
+    assert head["status"] == 503
+    assert b'"code":"ending"' in body["body"]
+    assert len(asyncio.run(run(begin=True))) == 1
 
 
 class Full:
