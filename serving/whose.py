@@ -47,8 +47,8 @@ def names_in(link: Link, pseudonyms: Pseudonyms) -> tuple[str, ...]:
 
 def followed(row: ProfileRow, user: ProfileRow) -> ProfileRow:
     """Of a row and that of the user whom it belongs to, the one that answers."""
-    # The link was written this moment, the user's row not yet.
-    return row if says_nothing(user) and row.membership is not None else user
+    # The link was written this moment, the user's row not yet; whether they opted out is known even so.
+    return row if says_nothing(user) and not opted_out(user) and row.membership is not None else user
 
 
 def read_rows_of(store: Store, pseudonyms: Pseudonyms, raw_ids: Sequence[str]) -> dict[str, ProfileRow]:

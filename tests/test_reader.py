@@ -498,6 +498,7 @@ def test_a_user_and_their_browser_are_read_in_one_call() -> None:
     played(play)
 
 
+UNHEARD = ProfileRow("k:ann", None, None, opted_out=True)  # nobody has evaluated that yet
 ANN, OUT = row("k:ann", "suv"), ProfileRow("k:ann", None, None, emptied="opted_out", opted_out=True)
 BROWSER, NOTHING = row("k:browser", "van"), ProfileRow("k:ann", None, None)
 
@@ -544,6 +545,7 @@ def test_of_a_user_and_a_browser_the_users_row_counts_unless_it_is_not_there_and
         (linked("k:browser", "k:ann"), OUT, [], "opted_out"),
         (linked("k:browser", "k:ann"), NOTHING, [], "unknown_user"),
         (linked("k:browser", "k:ann")._replace(membership=BROWSER.membership), NOTHING, ["van"], None),
+        (linked("k:browser", "k:ann")._replace(membership=BROWSER.membership), UNHEARD, [], "opted_out"),
         (linked("k:browser", "k:ann"), linked("k:ann", "k:bob"), [], "unknown_user"),  # one hop
         (linked("k:browser", "k:ann"), RowError("row k:ann…"), [], "bad_row"),
     ],
