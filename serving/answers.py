@@ -19,8 +19,9 @@ _ENCODE: Final = msgspec.json.Encoder().encode
 
 
 def answer(resp: falcon.asgi.Response, body: Any, status: int = 200) -> None:
-    """Answer with JSON."""
+    """Answer with JSON, which nobody in between keeps: it is of one person, and of this moment."""
     resp.status, resp.content_type, resp.data = status, JSON, _ENCODE(body)
+    resp.set_header("Cache-Control", "no-store")
 
 
 def fault_of(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> falcon.HTTPError:

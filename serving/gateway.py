@@ -47,18 +47,23 @@ def build_app(parts: Parts, store: Store, door: Door, ready: Callable[[], str]) 
     """The ASGI app. ``store`` takes what people ask of their profile; ``ready()`` says ``ready``, or what is still missing."""
     service = Service(parts)
     app = falcon.asgi.App(middleware=[_Guard(parts, door)])
-    app.add_route("/v1/users/{user_id}/segments", _Segments(service, door.clock))
-    app.add_route("/v1/users/{user_id}/why", _Why(parts, service, door.clock))
     controls = Controls(parts, store, asyncio.Semaphore(MAX_CONTROLS))
-    app.add_route("/v1/users/{user_id}/opt-out", Consent(controls, door.clock, opted_out=True))
-    app.add_route("/v1/users/{user_id}/opt-in", Consent(controls, door.clock, opted_out=False))
-    app.add_route("/v1/users/{user_id}/forget", Forget(controls, door.clock))
-    app.add_route("/v1/featured", _Featured(service, door.clock))
-    app.add_route("/v1/events", _Events(parts, door.clock))
-    app.add_route("/healthz", _Health(lambda: "ready"))
-    app.add_route("/readyz", _Health(ready))
-    app.add_route("/metrics", _Metrics(parts))
-    app.add_route("/openapi.json", _OpenApi(parts, keys=door.access() is not None))
+    routes: dict[str, Any] = {
+        "/v1/users/{user_id}/segments": _Segments(service, door.clock),
+        "/v1/users/{user_id}/why": _Why(parts, service, door.clock),
+        "/v1/users/{user_id}/opt-out": Consent(controls, door.clock, opted_out=True),
+        "/v1/users/{user_id}/opt-in": Consent(controls, door.clock, opted_out=False),
+        "/v1/users/{user_id}/forget": Forget(controls, door.clock),
+        "/v1/featured": _Featured(service, door.clock),
+        "/v1/events": _Events(parts, door.clock),
+        "/healthz": _Health(lambda: "ready"),
+        "/readyz": _Health(ready),
+        "/metrics": _Metrics(parts),
+        "/openapi.json": _OpenApi(parts, keys=door.access() is not None),
+    }
+    for path, resource in routes.items():
+        app.add_route(path, resource)
+        parts.metrics.requests.labels(path, "500")  # at nought, as in serving.metrics: the first one may be alerted on
     app.add_error_handler(falcon.HTTPError, _told)
     app.add_error_handler(Exception, _own_fault)
     return app

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final
+from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from serving import featured, reader
 from serving.outbox import Counts
 
 _BUCKETS_S: Final = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.06, 0.1, 0.25, 1.0)
+FAULTS: Final = ("assignment", "featured", "query", "exposure", "consent", "rules", "experiments", "look")
+FALLBACKS: Final = tuple(dict.fromkeys((*get_args(reader.Reason), *get_args(featured.Reason))))  # and those of the assignment
 Measure = tuple[str, Callable[[], float]]  # its help text, and what gives its value
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -32,6 +35,11 @@ class Metrics:
         self.refused = self._counter("access_refused", "Requests let in by no key.", "reason")
         self.unknown_segments = self._counter("unknown_segments", "Segments of users that no rule in force has.")
         self.faults = self._counter("faults", "Faults in spite of which all went on.", "where")
+        # From the start, at nought: Prometheus sees no increase in a counter that comes with its first count.
+        begun = ((self.fallbacks, FALLBACKS), (self.rungs, featured.RUNGS), (self.exposures, ("yes", "no")), (self.faults, FAULTS))
+        for counter, values in begun:
+            for value in values:
+                counter.labels(value)
 
     def watch(self, measures: Mapping[str, Measure], outbox: Callable[[], Counts | None]) -> None:
         """Ask these at each scrape: gauges by name, and what becomes of events."""

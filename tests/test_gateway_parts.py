@@ -172,3 +172,26 @@ def test_the_document_asks_for_a_key_where_the_gateway_does() -> None:
 
     assert asyncio.run(security(Access([]))) == [{"key": []}]
     assert asyncio.run(security(None)) == []
+
+
+def test_what_may_be_alerted_on_is_counted_from_nought() -> None:
+    given = parts()
+    build_app(given, Stuck(), Door(lambda: None), lambda: "ready")  # type: ignore[arg-type]
+    value = given.metrics.registry.get_sample_value
+    for where in ("assignment", "featured", "query", "exposure", "consent", "rules", "experiments", "look"):
+        assert value("forecourt_faults_total", {"where": where}) == 0
+    for reason in ("timeout", "store_down", "overloaded", "bad_row", "clock_behind", "fault", "unknown_user"):
+        assert value("forecourt_fallbacks_total", {"reason": reason}) == 0
+    assert value("forecourt_requests_total", {"route": "/v1/featured", "status": "500"}) == 0
+    assert value("forecourt_exposures_total", {"taken": "no"}) == 0
+
+
+def test_nobody_in_between_keeps_an_answer() -> None:
+    async def run() -> set[str | None]:
+        app: Any = build_app(parts(), Stuck(), Door(lambda: None), lambda: "ready")  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
+            answers = [await client.get(path) for path in ("/v1/users/ann/segments", "/v1/users/ann/why", "/readyz", "/nowhere")]
+            answers.append(await client.post("/v1/featured", json={"session_id": "s"}))
+            return {answer.headers.get("cache-control") for answer in answers}
+
+    assert asyncio.run(run()) == {"no-store"}
