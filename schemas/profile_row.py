@@ -22,7 +22,7 @@ is a column limit. The CRC of the value keeps copies of one event that disagree 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final, Literal, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
 from zlib import crc32
 
 import msgspec
@@ -126,11 +126,14 @@ def united(speed: Sequence[ViewCell], base: Sequence[ViewCell], limit: int) -> l
     return sorted({*speed, *base})[:limit] if base else list(speed)
 
 
+Instant = Annotated[int, msgspec.Meta(ge=0, le=LAST_INSTANT_MS)]  # any other in a cell is damage, and could not be told as a date
+
+
 class Span(msgspec.Struct, frozen=True, array_like=True):
     """Membership over ``[start, until)`` (ms UTC), with share, views and matching views as they are at ``start``."""
 
-    start: int
-    until: int
+    start: Instant
+    until: Instant
     score: float
     views: int
     matching: int
@@ -147,7 +150,7 @@ class Membership(msgspec.Struct, frozen=True):
     """A user's segments from ``as_of`` (event time of the newest view, ms UTC) on, if no further view arrives."""
 
     rule_version: int
-    as_of: int
+    as_of: Instant
     segments: list[SegmentSpans]
 
 
@@ -155,7 +158,7 @@ class Profile(msgspec.Struct, frozen=True):
     """The preference profile: views in the window, the newest's time, and per category attribute its top values' shares."""
 
     views: int
-    last_seen: int
+    last_seen: Instant
     shares: dict[str, dict[str, float]]
 
 

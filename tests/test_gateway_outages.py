@@ -12,6 +12,7 @@ import pytest
 
 from pipelines.emulators import Endpoints
 from schemas.instants import clock_ms
+from schemas.profile_row import Membership, SegmentSpans, Span, encode_cell
 from serving.store import RowUpdate, open_store
 from tests.gateways import PSEUDONYMS, Gateway, Proxy, gateway_in, listings, members, reasons, visits_during
 from tests.live import wait_until
@@ -94,7 +95,11 @@ def test_a_store_slower_than_the_deadline_is_given_up(scene: Scene) -> None:
 def test_rows_that_make_no_sense_cost_their_users_alone(scene: Scene) -> None:
     damaged, sound = scene.users(20), scene.users(20)
     store = open_store(scene.uri)
-    store.write_memberships([RowUpdate(PSEUDONYMS(user), clock_ms() + 1, b"{", b"{}", 0) for user in damaged])
+    endless = encode_cell(Membership(1, clock_ms(), [SegmentSpans("electric", [Span(0, 10**17, 0.8, 20, 16)])]))
+    cells = [b"{", endless] * 10
+    store.write_memberships(
+        [RowUpdate(PSEUDONYMS(user), clock_ms() + 1, cell, b"", 0) for user, cell in zip(damaged, cells, strict=True)]
+    )
     mixed = [user for pair in zip(damaged, sound, strict=True) for user in pair]
     found = visits_during(scene.gateway.port, mixed, RATE)
     assert [visit.reason for visit in found] == ["bad_row", None] * 20

@@ -99,6 +99,17 @@ BAD_TEXT = [
 ]
 
 
+@pytest.mark.parametrize("instant", [-1, LAST_INSTANT_MS + 1, 2**62])
+def test_an_instant_that_no_date_tells_is_damage(instant: int) -> None:
+    good, bad = Span(1, 2, 0.5, 1, 1), (Span(instant, instant, 0.5, 1, 1), Span(1, instant, 0.5, 1, 1))
+    memberships = [Membership(1, instant, []), *[Membership(1, 1, [SegmentSpans("suv", [good, span])]) for span in bad]]
+    for cell in memberships:
+        with pytest.raises(RowError, match="a cell can't be read"):
+            decode_row("k", encode_cell(cell), None)
+    with pytest.raises(RowError, match="a cell can't be read"):
+        decode_row("k", None, encode_cell(Profile(1, instant, {})))
+
+
 @pytest.mark.parametrize("cell", [b"{", b"[]", b"null", b"\xff", b'{"rule_version":1}', b'{"views":"x"}', *BAD_TEXT])
 @pytest.mark.parametrize("which", ["membership", "profile"])
 def test_a_damaged_cell_names_its_row_shortly_and_is_no_passing_fault(cell: bytes, which: str) -> None:
