@@ -46,16 +46,16 @@ def column_of(values: NDArray[Any], codes: NDArray[np.integer[Any]]) -> Column:
     return Column(values, np.where(codes < 0, size, codes).astype(kind))
 
 
-def mask_of(condition: Condition, columns: Mapping[str, Column], rows: int) -> Flags:
-    """Which of the first ``rows`` listings satisfy the condition, bool[rows]; a listing satisfies none on what it lacks.
+def mask_of(condition: Condition, columns: Mapping[str, Column], rows: slice) -> Flags:
+    """Which of the listings in ``rows`` satisfy the condition, bool for each; a listing satisfies none on what it lacks.
 
     >>> price = column_of(np.array([1.0, 2.0]), np.array([0, 1, -1]))
-    >>> mask_of(Not(Band("price", lt=2.0)), {"price": price}, 3).tolist()
+    >>> mask_of(Not(Band("price", lt=2.0)), {"price": price}, slice(3)).tolist()
     [False, True, True]
     """
     if isinstance(condition, Equals):
         column = columns[condition.attribute]
-        codes = column.codes[:rows]
+        codes = column.codes[rows]
         wanted = [code for value in condition.values if (code := column.code_of(value)) is not None]
         if len(wanted) == 1:
             return np.asarray(codes == wanted[0])
@@ -64,11 +64,12 @@ def mask_of(condition: Condition, columns: Mapping[str, Column], rows: int) -> F
         return np.asarray(held[codes])
     if isinstance(condition, Band):
         column = columns[condition.attribute]
-        codes = column.codes[:rows]
-        least = max(np.searchsorted(column.values, condition.gte), np.searchsorted(column.values, condition.gt, "right"))
-        beyond = min(np.searchsorted(column.values, condition.lte, "right"), np.searchsorted(column.values, condition.lt))
+        codes = column.codes[rows]
+        place = column.values.searchsorted
+        least = max(place(condition.gte), place(condition.gt, "right"))
+        beyond = min(place(condition.lte, "right"), place(condition.lt))
         if least >= beyond:
-            return np.zeros(rows, np.bool_)
+            return np.zeros(len(codes), np.bool_)
         return np.asarray(codes < beyond) if least == 0 else np.asarray((codes >= least) & (codes < beyond))
     if isinstance(condition, Not):
         return ~mask_of(condition.condition, columns, rows)

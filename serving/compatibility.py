@@ -12,13 +12,13 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Mapping
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
 
 from schemas.catalogue import AttributeValue
 from schemas.rules import All, Any_, Band, Condition, Equals, Not, attributes_of
 
-MAX_STEPS: Final = 20_000  # conditions looked at; some 10 ms
+MAX_STEPS: Final = 20_000  # conditions looked at, each time they are; some 10 ms
 SOON_STEPS: Final = 500
 MAX_REMEMBERED: Final = 4_096
 
@@ -35,6 +35,38 @@ class Steps:
     def __init__(self, left: int = MAX_STEPS) -> None:
         self.left = left
 
+    def take(self, number: int) -> None:
+        """Count so many looks; ``OutOfStepsError`` when fewer are left."""
+        self.left -= number
+        if self.left < 0:
+            raise OutOfStepsError
+
+
+class Cluster(NamedTuple):
+    """Conditions of the filters that share attributes, be it through one another, and share none with the others."""
+
+    attributes: frozenset[str]
+    conditions: tuple[Condition, ...]
+
+
+def clusters_of(filters: Condition | None) -> tuple[Cluster, ...]:
+    """The filters, of which every one must hold, by the attributes that they share.
+
+    >>> [sorted(cluster.attributes) for cluster in clusters_of(All((Band("price", lt=9.0), Band("year", gt=1.0))))]
+    [['price'], ['year']]
+    """
+    clusters: list[Cluster] = []
+    for condition in () if filters is None else _conjuncts(filters):
+        conditions: tuple[Condition, ...] = (condition,)
+        attributes, apart = attributes_of(condition), list[Cluster]()
+        for cluster in clusters:
+            if attributes.isdisjoint(cluster.attributes):
+                apart.append(cluster)
+            else:
+                attributes, conditions = attributes | cluster.attributes, cluster.conditions + conditions
+        clusters = [*apart, Cluster(attributes, conditions)]
+    return tuple(clusters)
+
 
 def compatible(condition: Condition, filters: Condition | None, steps: Steps | None = None) -> bool:
     """Whether some listing can satisfy both; ``True`` when that takes more than the ``steps`` left.
@@ -43,30 +75,26 @@ def compatible(condition: Condition, filters: Condition | None, steps: Steps | N
     >>> compatible(cheap, dear), compatible(cheap, Not(dear)), compatible(cheap, None)
     (False, True, True)
     """
-    linked, apart = _linked(condition, () if filters is None else _conjuncts(filters))
-    steps = steps or Steps()
+    return fits_in(condition, clusters_of(filters), steps or Steps())
+
+
+def fits_in(condition: Condition, filters: Sequence[Cluster], steps: Steps) -> bool:
+    """The same of filters that many conditions are held against."""
+    linked: tuple[Condition, ...] = (condition,)
+    attributes, apart = attributes_of(condition), list[Cluster]()
+    for cluster in filters:
+        if attributes.isdisjoint(cluster.attributes):
+            apart.append(cluster)
+        else:
+            linked += cluster.conditions
     try:
-        return _decided((condition, *linked), steps) and (not apart or _decided(apart, steps))
+        return _decided(linked, steps) and all(_decided(cluster.conditions, steps) for cluster in apart)
     except OutOfStepsError:
         return True
 
 
-def _conjuncts(condition: Condition) -> tuple[Condition, ...]:
-    return condition.conditions if isinstance(condition, All) else (condition,)
-
-
-def _linked(condition: Condition, parts: tuple[Condition, ...]) -> tuple[tuple[Condition, ...], tuple[Condition, ...]]:
-    """The parts that share attributes with the condition, be it through one another, and those that are apart from all these."""
-    names, near, far = set(attributes_of(condition)), list[Condition](), list(parts)
-    while linked := [part for part in far if not names.isdisjoint(attributes_of(part))]:
-        near += linked
-        far = [part for part in far if names.isdisjoint(attributes_of(part))]
-        names.update(*map(attributes_of, linked))
-    return tuple(near), tuple(far)
-
-
 def clashing(condition: Condition, filters: Condition, steps: Steps | None = None) -> tuple[str, ...]:
-    """The filter attributes that make the two incompatible, sorted; for two that are.
+    """The filter attributes that make the two incompatible, sorted; for two that are. More of them when the steps run out.
 
     >>> clashing(Equals("fuel_type", frozenset({"diesel"})), All((Equals("fuel_type", frozenset({"lpg"})), Band("price", lt=9.0))))
     ('fuel_type',)
@@ -79,31 +107,45 @@ def clashing(condition: Condition, filters: Condition, steps: Steps | None = Non
         return tuple(sorted(names & attributes_of(condition) or names))
     guilty = list(parts)  # they clash only together: leave out what isn't needed for it
     for part in parts:
+        if steps.left < 0:
+            break
         rest = tuple(each for each in guilty if each is not part)
         if rest and not compatible(condition, All(rest), steps):
             guilty = list(rest)
     return tuple(sorted(frozenset[str]().union(*map(attributes_of, guilty))))
 
 
+def _conjuncts(condition: Condition) -> tuple[Condition, ...]:
+    return condition.conditions if isinstance(condition, All) else (condition,)
+
+
 def _decided(conditions: tuple[Condition, ...], steps: Steps) -> bool:
-    """Whether a listing can satisfy all conditions. Most users set the same few filters: what is decided soon is remembered."""
+    """Whether a listing can satisfy all conditions. Most users set the same few filters: what is decided soon is remembered.
+
+    What was remembered takes as many steps as before, or an answer would depend on those before it.
+    """
+    steps.take(len(conditions))
     try:
-        return _soon(conditions)
+        found, taken = _soon(conditions)
     except OutOfStepsError:
-        steps.left -= SOON_STEPS
+        steps.take(SOON_STEPS)
         return _satisfiable(All(conditions), steps)
+    steps.take(taken)
+    return found
 
 
 @functools.lru_cache(MAX_REMEMBERED)
-def _soon(conditions: tuple[Condition, ...]) -> bool:
-    return _satisfiable(All(conditions), Steps(SOON_STEPS))
+def _soon(conditions: tuple[Condition, ...]) -> tuple[bool, int]:
+    """Whether a listing can satisfy all conditions, and how many steps that took; what takes more than a few isn't remembered."""
+    steps = Steps(SOON_STEPS)
+    return _satisfiable(All(conditions), steps), SOON_STEPS - steps.left
 
 
 def _satisfiable(condition: Condition, steps: Steps) -> bool:
     leaves: dict[str, list[Equals | Band]] = {}
     for leaf in _leaves(condition):
         leaves.setdefault(leaf.attribute, []).append(leaf)
-    candidates = {name: _candidates(found) for name, found in leaves.items()}
+    candidates = {name: _candidates(found, steps) for name, found in leaves.items()}
     order = sorted(candidates, key=lambda name: len(candidates[name]))
 
     def search(depth: int, chosen: dict[str, AttributeValue | None]) -> bool:
@@ -118,9 +160,7 @@ def _satisfiable(condition: Condition, steps: Steps) -> bool:
 
 def _holds(condition: Condition, chosen: _Values, steps: Steps) -> bool | None:
     """Whether the condition holds, whatever the attributes not chosen yet may be; ``None`` when that depends on them."""
-    if steps.left <= 0:
-        raise OutOfStepsError
-    steps.left -= 1
+    steps.take(1)
     if isinstance(condition, Equals | Band):
         return satisfies(condition, chosen[condition.attribute]) if condition.attribute in chosen else None
     if isinstance(condition, Not):
@@ -135,6 +175,16 @@ def _holds(condition: Condition, chosen: _Values, steps: Steps) -> bool | None:
         if holds is None:
             known = None
     return known
+
+
+def satisfied(condition: Condition, attributes: Mapping[str, AttributeValue]) -> bool:
+    """Whether a listing with these attributes satisfies a condition."""
+    if isinstance(condition, Equals | Band):
+        return satisfies(condition, attributes.get(condition.attribute))
+    if isinstance(condition, Not):
+        return not satisfied(condition.condition, attributes)
+    parts = (satisfied(part, attributes) for part in condition.conditions)
+    return all(parts) if isinstance(condition, All) else any(parts)
 
 
 def satisfies(leaf: Equals | Band, value: AttributeValue | None) -> bool:
@@ -157,7 +207,7 @@ def _leaves(condition: Condition) -> Iterator[Equals | Band]:
             yield from _leaves(part)
 
 
-def _candidates(leaves: list[Equals | Band]) -> list[AttributeValue | None]:
+def _candidates(leaves: list[Equals | Band], steps: Steps) -> list[AttributeValue | None]:
     """Values of an attribute such that any value at all is told apart from one of them by none of the conditions."""
     texts: set[str] = set()
     points: set[float] = set()
@@ -167,8 +217,10 @@ def _candidates(leaves: list[Equals | Band]) -> list[AttributeValue | None]:
                 texts.add(value)
             elif math.isfinite(value):
                 points.add(value)
+    values = (None, *sorted(texts), *_points_and_gaps(sorted(points)))
+    steps.take(len(values) * len(leaves))
     by_answer: dict[tuple[bool, ...], AttributeValue | None] = {}
-    for candidate in (None, *sorted(texts), *_points_and_gaps(sorted(points))):
+    for candidate in values:
         by_answer.setdefault(tuple(satisfies(leaf, candidate) for leaf in leaves), candidate)
     return list(by_answer.values())
 

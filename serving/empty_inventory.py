@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from schemas.rules import Condition
-from serving.inventory import Found
+from serving.inventory import Found, Listing
 
 
 class EmptyInventory:
@@ -30,6 +30,6 @@ class EmptyInventory:
         """None."""
         return None
 
-    def default(self, k: int, seed: int) -> list[Found]:
+    def default(self, k: int, seed: int) -> list[Listing]:
         """None."""
         return []

@@ -10,12 +10,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
 from schemas.errors import ConfigError
 from schemas.filters import Filters
-from serving.compatibility import Steps, clashing, compatible
+from schemas.rules import Condition
+from serving.compatibility import Steps, clashing, clusters_of, fits_in
 from serving.inventory import Found, Inventory, Listing, Shortlist
 from serving.policies import Choice, Policy, policy_of
 from serving.seeds import seed_of
@@ -23,6 +25,7 @@ from serving.wishes import MAX_WISHES, Wish, ordered
 
 MAX_POSITIONS: Final = 10
 MAX_CHOICE_WEIGHT: Final = 1e300  # so that a sum of them is finite
+SPLITS_KEPT: Final = 8
 
 Rung = Literal["combined", "single_segment", "sponsored", "filters", "default"]
 RUNGS: Final[tuple[Rung, ...]] = ("combined", "single_segment", "sponsored", "filters", "default")
@@ -115,20 +118,29 @@ def feature(ask: Ask, policy: str, inventory: Inventory) -> Featured:
 
 def split_of(ask: Ask) -> Split:
     """The wishes of a question, and the segments that are not looked at."""
-    steps = Steps()
-    wishes, conflicts = [], []
-    every = ordered(ask.wishes)
-    for wish in every[:MAX_WISHES]:
-        if ask.filters.condition is None or compatible(wish.when, ask.filters.condition, steps):
-            wishes.append(wish)
+    return _split(ask.wishes, ask.filters.condition)
+
+
+@functools.lru_cache(SPLITS_KEPT)
+def _split(wishes: tuple[Wish, ...], filters: Condition | None) -> Split:
+    """Kept for a moment: an answer asks for it again when it writes the query."""
+    every = ordered(wishes)
+    looked_at, dropped = every[:MAX_WISHES], tuple(wish.name for wish in every[MAX_WISHES:])
+    if filters is None:
+        return Split(looked_at, (), dropped)
+    steps, clusters = Steps(), clusters_of(filters)
+    fitting, conflicts = [], []
+    for wish in looked_at:
+        if fits_in(wish.when, clusters, steps):
+            fitting.append(wish)
         else:
-            conflicts.append(Conflict(wish.name, clashing(wish.when, ask.filters.condition, steps)))
-    return Split(tuple(wishes), tuple(conflicts), tuple(wish.name for wish in every[MAX_WISHES:]))
+            conflicts.append(Conflict(wish.name, clashing(wish.when, filters, steps)))
+    return Split(tuple(fitting), tuple(conflicts), dropped)
 
 
 def _default(shortlist: Shortlist, session: str, k: int) -> tuple[Position, ...]:
     found = shortlist.default(k, seed_of(session, "default"))
-    return tuple(Position(found[place].listing if place < len(found) else None, "default") for place in range(k))
+    return tuple(Position(found[place] if place < len(found) else None, "default") for place in range(k))
 
 
 def _positions(ask: Ask, wishes: Sequence[Wish], policy: Policy, shortlist: Shortlist) -> tuple[Position, ...]:
@@ -145,7 +157,7 @@ def _positions(ask: Ask, wishes: Sequence[Wish], policy: Policy, shortlist: Shor
 def _position(ask: Ask, wishes: Sequence[Wish], policy: Policy, shortlist: Shortlist, place: int, taken: set[str]) -> Position:
     """One position, down the ladder."""
     seed = seed_of(ask.session, f"listing-{place}")
-    viable = [wish for wish, can in zip(wishes, shortlist.viable(taken), strict=True) if can]
+    viable = tuple(wish for wish, can in zip(wishes, shortlist.viable(taken), strict=True) if can)
     if viable:
         choice = _checked(policy(viable, ask.session, place), viable)
         found = shortlist.best([choice.weights.get(wish.name, 0.0) for wish in wishes], taken, seed)
@@ -160,7 +172,7 @@ def _position(ask: Ask, wishes: Sequence[Wish], policy: Policy, shortlist: Short
     if (found := shortlist.any(taken, seed, sponsored=False)) is not None:
         return Position(found.listing, "filters", matched=_matched(found, wishes))
     left = shortlist.default(len(taken) + 1, seed_of(ask.session, "default"))
-    unused = (each.listing for each in left if each.listing["listing_id"] not in taken)
+    unused = (listing for listing in left if listing["listing_id"] not in taken)
     return Position(next(unused, None), "default")
 
 
@@ -169,16 +181,13 @@ def _matched(found: Found, wishes: Sequence[Wish]) -> tuple[str, ...]:
 
 
 def _checked(choice: Choice, viable: Sequence[Wish]) -> Choice:
-    """The choice, if it is one among the viable wishes: policies may come from elsewhere."""
+    """The choice, if it is one among the viable wishes, in plain floats: policies may come from elsewhere, and use numpy."""
     names = {wish.name for wish in viable}
-    if (
-        not choice.weights
-        or not choice.weights.keys() <= names
-        or not all(0 < weight < MAX_CHOICE_WEIGHT for weight in choice.weights.values())
-    ):
-        msg = f"policy chose {dict(choice.weights)}, must be weights above 0 for some of {', '.join(sorted(names))}"
+    weights, probability = {name: float(weight) for name, weight in choice.weights.items()}, float(choice.probability)
+    if not weights or not weights.keys() <= names or not all(0 < weight < MAX_CHOICE_WEIGHT for weight in weights.values()):
+        msg = f"policy chose {weights}, must be weights above 0 for some of {', '.join(sorted(names))}"
         raise ConfigError(msg)
-    if not 0 < choice.probability <= 1:
-        msg = f"policy's probability == {choice.probability}, must be above 0 and at most 1"
+    if not 0 < probability <= 1:
+        msg = f"policy's probability == {probability}, must be above 0 and at most 1"
         raise ConfigError(msg)
-    return choice
+    return Choice(weights, probability)

@@ -36,8 +36,8 @@ class Shortlist(Protocol):
         """Any listing that is neither seen nor taken, drawn by the seed; only of the ``sponsored`` ones if so asked."""
         ...
 
-    def default(self, k: int, seed: int) -> Sequence[Found]:
-        """The first k of all: sponsored ones first, then by rank, ties broken by the seed. Whether seen doesn't matter."""
+    def default(self, k: int, seed: int) -> Sequence[Listing]:
+        """The first k of all: sponsored ones first, then by rank, ties broken by the seed. Neither wishes nor seen matter."""
         ...
 
 

@@ -3,8 +3,8 @@
 Measured on 100,000 listings with 6 wishes (2 busy cores, Python 3.11): DuckDB 8 ms, SQLite 21 ms, these columns 0.35 ms.
 So DuckDB reads the files (``serving/listings_file.py``) and numpy answers.
 
-Listings lie in the order of the default answer: sponsored ones first, then by rank. So the sponsored ones are a prefix, and a
-wish's matches among them, which no filter changes, are kept from one answer to the next.
+Listings lie in the order of the default answer: sponsored ones first, then by rank. So the sponsored ones are a prefix, most
+answers need no others, and a wish's matches among them, which no filter changes, are kept from one answer to the next.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from schemas.rules import Condition
 from serving.columns import Column, Flags, mask_of
+from serving.compatibility import satisfied
 from serving.inventory import Found, Listing
 from serving.seeds import number_of
 
@@ -49,7 +50,8 @@ class Listings:
         self._by_number = np.argsort(offers.numbers, kind="stable")
         self._sorted_numbers = offers.numbers[self._by_number]
         kept = min(MAX_WISHES_KEPT, MAX_KEPT_BYTES // max(offers.sponsored, 1))
-        matches = functools.partial(mask_of, columns=offers.columns, rows=offers.sponsored)  # no method: it would be a cycle
+        sponsored = slice(offers.sponsored)
+        matches = functools.partial(mask_of, columns=offers.columns, rows=sponsored)  # no method: it would be a cycle
         self._sponsored_matches = functools.lru_cache(kept)(matches)
         self.left_out = left_out
 
@@ -58,8 +60,14 @@ class Listings:
 
     def shortlist(self, filters: Condition | None, wishes: Sequence[Condition], seen: Collection[str]) -> ListingsShortlist:
         """The listings that satisfy the filters."""
-        rows = np.arange(len(self)) if filters is None else np.flatnonzero(mask_of(filters, self._offers.columns, len(self)))
-        return ListingsShortlist(self, rows, wishes, seen)
+        return ListingsShortlist(self, filters, wishes, seen)
+
+    def fitting(self, filters: Condition | None, *, sponsored: bool) -> Rows:
+        """The rows, ascending, of the listings that satisfy the filters: of the sponsored ones, or of all others."""
+        first, beyond = (0, self._offers.sponsored) if sponsored else (self._offers.sponsored, len(self))
+        if filters is None:
+            return np.arange(first, beyond)
+        return first + np.flatnonzero(mask_of(filters, self._offers.columns, slice(first, beyond)))
 
     @property
     def offers(self) -> Offers:
@@ -72,16 +80,16 @@ class Listings:
 
     def rows_of(self, ids: Collection[str]) -> list[int]:
         """The rows of those ids that are there."""
-        found = []
-        for listing_id in ids:
-            number = np.uint64(number_of(listing_id))
-            place = int(np.searchsorted(self._sorted_numbers, number))
-            while place < len(self) and self._sorted_numbers[place] == number:  # two ids may share their number
-                row = int(self._by_number[place])
-                if self._offers.ids[row].as_py() == listing_id:
-                    found.append(row)
-                place += 1
-        return found
+        if not ids:
+            return []
+        numbers = np.fromiter(map(number_of, ids), np.uint64, len(ids))
+        first, beyond = (self._sorted_numbers.searchsorted(numbers, side).tolist() for side in ("left", "right"))
+        return [
+            row
+            for listing_id, low, high in zip(ids, first, beyond, strict=True)
+            for row in self._by_number[low:high].tolist()  # two ids may share their number
+            if self._offers.ids[row].as_py() == listing_id
+        ]
 
     def listing(self, row: int) -> Listing:
         """One listing, without what it lacks."""
@@ -93,64 +101,69 @@ class Listings:
         attributes = ((name, column.at(row)) for name, column in offers.columns.items())
         return {**listing, "attributes": {name: value for name, value in attributes if value is not None}}
 
-    def fulfils(self, row: int, condition: Condition) -> bool:
-        """Whether one listing satisfies a condition."""
-        if row < self._offers.sponsored:
-            return bool(self.sponsored_matches(condition)[row])
-        alone = {name: Column(column.values, column.codes[row : row + 1]) for name, column in self._offers.columns.items()}
-        return bool(mask_of(condition, alone, 1)[0])
-
 
 class ListingsShortlist:
-    """The rows of the listings that satisfy the filters, ascending."""
+    """The listings that satisfy the filters. Those that nobody pays for are looked for when the sponsored ones don't suffice."""
 
-    def __init__(self, listings: Listings, rows: Rows, wishes: Sequence[Condition], seen: Collection[str]) -> None:
+    def __init__(self, listings: Listings, filters: Condition | None, wishes: Sequence[Condition], seen: Collection[str]) -> None:
         self._listings = listings
-        self._rows = rows
+        self._filters = filters
         self._wishes = wishes
         self._seen = listings.rows_of(seen)
+        self._sponsored = listings.fitting(filters, sponsored=True)
+        self._rows: dict[str, int] = {}
+
+    @functools.cached_property
+    def _others(self) -> Rows:
+        return self._listings.fitting(self._filters, sponsored=False)
+
+    @functools.cached_property
+    def _unseen(self) -> Rows:
+        """The sponsored ones that were not seen."""
+        return _without(self._sponsored, self._seen)
+
+    @functools.cached_property
+    def _matches(self) -> list[Flags]:
+        """For each wish, which of the unseen sponsored listings fulfil it."""
+        return [self._listings.sponsored_matches(wish)[self._unseen] for wish in self._wishes]
 
     def viable(self, taken: Collection[str]) -> list[bool]:
         """Which wishes a sponsored listing fulfils that is neither seen nor taken."""
-        rows = self._left(taken, sponsored=True)
-        return [bool(self._listings.sponsored_matches(wish)[rows].any()) for wish in self._wishes]
+        gone = _places(self._unseen, self._rows_of(taken))
+        return [bool(np.count_nonzero(match) > np.count_nonzero(match[gone])) for match in self._matches]
 
     def best(self, weights: Sequence[float], taken: Collection[str], seed: int) -> Found | None:
         """The sponsored listing with the greatest sum of weights over the wishes it fulfils; ties are broken by the seed."""
-        rows = self._left(taken, sponsored=True)
-        sums = np.zeros(len(rows))
-        for wish, weight in zip(self._wishes, weights, strict=True):
+        sums = np.zeros(len(self._unseen))
+        for match, weight in zip(self._matches, weights, strict=True):
             if weight > 0:
-                sums += weight * self._listings.sponsored_matches(wish)[rows]
-        if not len(rows) or (greatest := sums.max()) <= 0:
-            return None
-        return self._found(self._drawn(rows[sums == greatest], seed))
+                sums += weight * match
+        sums[_places(self._unseen, self._rows_of(taken))] = 0.0
+        greatest = sums.max(initial=0.0)
+        return self._found(self._drawn(self._unseen[sums == greatest], seed)) if greatest > 0 else None
 
     def any(self, taken: Collection[str], seed: int, *, sponsored: bool) -> Found | None:
         """Any listing that is neither seen nor taken, drawn by the seed."""
-        rows = self._left(taken, sponsored=sponsored)
+        rows = self._unseen if sponsored else np.concatenate((self._unseen, _without(self._others, self._seen)))
+        rows = _without(rows, self._rows_of(taken))
         return self._found(self._drawn(rows, seed)) if len(rows) else None
 
-    def default(self, k: int, seed: int) -> list[Found]:
+    def default(self, k: int, seed: int) -> list[Listing]:
         """The first k in the order of the default answer."""
-        ties, found, at = self._listings.offers.ties, list[Found](), 0
-        while len(found) < k and at < len(self._rows):
-            beyond = int(np.searchsorted(self._rows, np.searchsorted(ties, ties[self._rows[at]], "right")))
-            tied = self._rows[at:beyond]
-            order = np.argsort(self._stirred(tied, seed), kind="stable")[: k - len(found)]
-            found += [self._found(int(row)) for row in tied[order]]
+        rows = self._first(self._sponsored, k, seed)
+        if len(rows) < k:
+            rows += self._first(self._others, k - len(rows), seed)
+        return [self._listings.listing(row) for row in rows]
+
+    def _first(self, rows: Rows, k: int, seed: int) -> list[int]:
+        """The first k of some rows, those tied in the order of the draw."""
+        ties, found, at = self._listings.offers.ties, list[int](), 0
+        while len(found) < k and at < len(rows):
+            beyond = int(rows.searchsorted(ties.searchsorted(ties[rows[at]], "right")))
+            tied = rows[at:beyond]
+            found += tied[_smallest(self._stirred(tied, seed), k - len(found))].tolist()
             at = beyond
         return found
-
-    def _left(self, taken: Collection[str], *, sponsored: bool) -> Rows:
-        """The rows neither seen nor taken."""
-        rows = self._rows
-        if sponsored:
-            rows = rows[: np.searchsorted(rows, self._listings.offers.sponsored)]
-        gone = self._seen + self._listings.rows_of(taken)
-        places = np.searchsorted(rows, gone)
-        hits = [place for place, row in zip(places.tolist(), gone, strict=True) if place < len(rows) and rows[place] == row]
-        return np.delete(rows, hits) if hits else rows
 
     def _drawn(self, rows: Rows, seed: int) -> int:
         return int(rows[np.argmin(self._stirred(rows, seed))])
@@ -161,5 +174,36 @@ class ListingsShortlist:
         mixed ^= mixed >> _HALF
         return mixed * _STIR[1]
 
+    def _rows_of(self, taken: Collection[str]) -> list[int]:
+        """The rows of ids given away: of those that this shortlist found it knows them."""
+        if all(listing_id in self._rows for listing_id in taken):
+            return [self._rows[listing_id] for listing_id in taken]
+        return self._listings.rows_of(taken)
+
     def _found(self, row: int) -> Found:
-        return Found(self._listings.listing(row), tuple(self._listings.fulfils(row, wish) for wish in self._wishes))
+        listing = self._listings.listing(row)
+        self._rows[listing["listing_id"]] = row
+        return Found(listing, tuple(satisfied(wish, listing["attributes"]) for wish in self._wishes))
+
+
+def _places(rows: Rows, some: Sequence[int]) -> Rows:
+    """Where in ascending rows some are, those that are there."""
+    wanted = np.array(some, np.intp)
+    places = rows.searchsorted(wanted)
+    there = places < len(rows)
+    there[there] = rows[places[there]] == wanted[there]
+    return places[there]
+
+
+def _without(rows: Rows, some: Sequence[int]) -> Rows:
+    """The rows but for some, ascending as they were."""
+    places = _places(rows, some)
+    return np.delete(rows, places) if len(places) else rows
+
+
+def _smallest(numbers: NDArray[np.uint64], n: int) -> Rows:
+    """The places of the n smallest numbers, in their order; of all, if these are fewer."""
+    if n >= len(numbers):
+        return np.argsort(numbers, kind="stable")
+    places = np.argpartition(numbers, n)[:n]
+    return places[np.argsort(numbers[places], kind="stable")]

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 MAX_LISTINGS: Final = 2_000_000
 MAX_TEXT_BYTES: Final = 2_048  # of a title or url
 MAX_LISTING_BYTES: Final = 1 << 20
+MAX_DIGITS: Final = 38  # of a decimal in Parquet
+CONTROL: Final = r"[\x00-\x1f\x7f-\x{9f}]"  # the ids of events and requests have none of these either
 OWN_COLUMNS: Final = ("listing_id", "sponsored", "rank", "title", "url")
 SUFFIXES: Final = {".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".parquet": "parquet"}
 
@@ -104,6 +106,7 @@ def _load(connection: DuckDBPyConnection, path: str, kind: str, columns: dict[st
     else:
         source = "read_parquet(?)"
         have = {name: of for name, of, *_ in connection.execute(f"DESCRIBE SELECT * FROM {source}", [path]).fetchall()}
+        _check_names(path, columns)
         _check_types(connection, path, columns, have)
     if "listing_id" not in have:
         msg = f"{path}: columns == {shown(', '.join(have))}, must have listing_id"
@@ -114,19 +117,39 @@ def _load(connection: DuckDBPyConnection, path: str, kind: str, columns: dict[st
 
 
 def _header(path: str) -> list[str]:
-    with _opened(path) as file:
-        lines = (line.decode("utf-8", "replace") for line in file)
-        names = next(csv.reader(lines), [])
-    names = [names[0].removeprefix("\ufeff"), *names[1:]] if names else names
-    doubled = sorted({name for name in names if names.count(name) > 1})
-    if doubled or not all(names):
-        msg = f"{path}: header == {shown(','.join(names))}, must name each column once"
+    try:
+        with _opened(path) as file:
+            lines = (line.decode("utf-8", "replace") for line in file)
+            names = next(csv.reader(lines), [])
+    except (csv.Error, OSError, EOFError) as fault:  # of gzip
+        msg = f"{path}: must be a csv file of listings: {fault}"
+        raise ConfigError(msg) from fault
+    return _once_each(path, [names[0].removeprefix("\ufeff"), *names[1:]] if names else names)
+
+
+def _once_each(path: str, names: list[str]) -> list[str]:
+    """The names of columns, if DuckDB can tell them apart: to it capitals are no difference."""
+    if not all(names) or len({name.lower() for name in names}) < len(names):
+        msg = f"{path}: header == {shown(','.join(names))}, must name each column once, whatever its capitals"
         raise ConfigError(msg)
     return names
 
 
 def _opened(path: str) -> IO[bytes]:
     return gzip.open(path) if path.endswith(".gz") else open(path, "rb")  # type: ignore[return-value]
+
+
+def _check_names(path: str, columns: dict[str, str]) -> None:
+    """Of a Parquet file DuckDB renames the second of two columns, and gets decimals of more than 38 digits wrong."""
+    import pyarrow.parquet
+    from pyarrow import types
+
+    schema = pyarrow.parquet.read_schema(path)
+    _once_each(path, schema.names)
+    for field in schema:
+        if field.name in columns and types.is_decimal(field.type) and field.type.precision > MAX_DIGITS:
+            msg = f"{path}: type of column {field.name} == {field.type}, must have at most {MAX_DIGITS} digits"
+            raise ConfigError(msg)
 
 
 def _check_types(connection: DuckDBPyConnection, path: str, columns: dict[str, str], have: dict[str, str]) -> None:
@@ -170,7 +193,7 @@ def _check(connection: DuckDBPyConnection, path: str, columns: dict[str, str], t
             wrong += f" OR NOT isfinite({typed[name]})"
         where = f'"{name}" IS NOT NULL AND ({wrong})'
         if name == "listing_id":
-            where = f"\"{name}\" IS NULL OR {wrong} OR strlen({typed[name]}) = 0 OR regexp_matches({typed[name]}, '[[:cntrl:]]')"
+            where = f"\"{name}\" IS NULL OR {wrong} OR strlen({typed[name]}) = 0 OR regexp_matches({typed[name]}, '{CONTROL}')"
         query = f'SELECT row, CAST("{name}" AS VARCHAR) FROM raw WHERE {where} ORDER BY row LIMIT 1'
         if fault := connection.execute(query).fetchone():
             row, value = fault

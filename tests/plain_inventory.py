@@ -28,6 +28,13 @@ def attributes_in(row: Row) -> dict[str, Any]:
     return {name: value if isinstance(value, str) else float(value) for name, value in named.items()}
 
 
+def listing_of(row: Row) -> Listing:
+    """The listing of a file's row."""
+    listing: Listing = {"listing_id": row["listing_id"], "sponsored": bool(row.get("sponsored"))}
+    listing |= {name: row[name] for name in ("title", "url") if row.get(name) is not None}
+    return {**listing, "attributes": attributes_in(row)}
+
+
 class PlainInventory:
     """The listings of a file's rows."""
 
@@ -65,15 +72,12 @@ class PlainShortlist:
         rows = self.left(taken, sponsored=sponsored)
         return self.found(min(rows, key=lambda row: ticket(row["listing_id"], seed))) if rows else None
 
-    def default(self, k: int, seed: int) -> list[Found]:
+    def default(self, k: int, seed: int) -> list[Listing]:
         def order(row: Row) -> tuple[bool, bool, float, int]:
             rank = row.get("rank")
             return (not row.get("sponsored"), rank is None, -(rank or 0.0), ticket(row["listing_id"], seed))
 
-        return [self.found(row) for row in sorted(self.rows, key=order)[:k]]
+        return [listing_of(row) for row in sorted(self.rows, key=order)[:k]]
 
     def found(self, row: Row) -> Found:
-        attributes = attributes_in(row)
-        listing: Listing = {"listing_id": row["listing_id"], "sponsored": bool(row.get("sponsored"))}
-        listing |= {name: row[name] for name in ("title", "url") if row.get(name) is not None}
-        return Found({**listing, "attributes": attributes}, tuple(wish(attributes) for wish in self.wishes))
+        return Found(listing_of(row), tuple(wish(attributes_in(row)) for wish in self.wishes))

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from schemas.filters import parse_filters
+from schemas.filters import Filters, parse_filters
 from schemas.rules import All, Any_, Band, Condition, Equals, Not, attributes_of
 from serving import compatibility
-from serving.compatibility import Steps, clashing, compatible
+from serving.compatibility import Steps, clashing, compatible, satisfied
+from serving.featured import Ask, split_of
+from serving.wishes import Wish
 from tests.strategies import CATALOGUE
 from transforms.conditions import predicate_of
 
@@ -142,15 +144,54 @@ def test_one_budget_serves_all_segments_of_an_answer() -> None:
     assert not compatible(long, None)
 
 
-def test_what_is_decided_soon_takes_nothing_from_the_budget_and_is_remembered() -> None:
-    steps = Steps(0)
+def test_what_is_decided_soon_is_remembered_and_takes_as_many_steps_all_the_same() -> None:
     a, b = Equals("make", frozenset({"a"})), Equals("make", frozenset({"b"}))
-    assert not compatible(a, b, steps)
-    assert steps.left == 0
+    assert compatible(a, b, Steps(0))
     compatibility._soon.cache_clear()
+    left = set()
+    for _ in range(3):
+        steps = Steps(100)
+        assert not compatible(a, b, steps)
+        left.add(steps.left)
+    assert len(left) == 1
+    assert left < {*range(100)}
+    assert compatibility._soon.cache_info().misses == 1
     for price in range(3):
         assert compatible(a, All((Band("price", gt=float(price)), Equals("year", frozenset({1.0})))))
-    assert compatibility._soon.cache_info().misses == 4  # the make once, each price with the year
+    assert compatibility._soon.cache_info().misses == 1 + 5  # the make and the year once, each price
+
+
+BANDS: Condition = All(tuple(Band("price", gte=float(i)) for i in range(250)))
+NOTS: Condition = All(tuple(Not(Band("price", gte=float(i), lt=i + 1.0)) for i in range(120)))
+EITHER: Condition = All(tuple(Any_((Band("price", gte=float(i)), Band("year", gte=float(i)))) for i in range(80)))
+
+
+@pytest.mark.parametrize(("filters", "below"), [(BANDS, 0.0), (NOTS, 119.0), (EITHER, 0.0)], ids=["bands", "nots", "either"])
+def test_filters_made_for_it_cannot_take_more_than_the_budget(
+    filters: Condition, below: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All segments of an answer together: each look at a condition is counted here apart from the budget."""
+    looks = 0
+    satisfies = compatibility.satisfies
+
+    def counted(leaf: Equals | Band, value: Any) -> bool:
+        nonlocal looks
+        looks += 1
+        return satisfies(leaf, value)
+
+    monkeypatch.setattr(compatibility, "satisfies", counted)
+    wishes = tuple(
+        Wish(f"w{i}", 0.5, 1.0, 0, All((Band("price", gte=0.0, lt=below), Band("mileage", gte=float(i))))) for i in range(64)
+    )
+    assert len(split_of(Ask(Filters(filters, ()), wishes, frozenset(), "s")).wishes) == 64
+    assert looks <= compatibility.MAX_STEPS + compatibility.SOON_STEPS
+
+
+@given(CONDITIONS, st.dictionaries(st.sampled_from(["make", "price", "year"]), st.none()))
+def test_a_condition_holds_of_a_listing_as_it_does_of_a_view(condition: Condition, lacking: dict[str, None]) -> None:
+    for listing in WORLD[::7]:
+        kept = {name: value for name, value in listing.items() if name not in lacking}
+        assert satisfied(condition, kept) == predicate_of(condition)(kept)
 
 
 @given(CONDITIONS, st.lists(CONDITIONS, min_size=1, max_size=3))

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 
 from schemas.errors import ConfigError
@@ -261,6 +263,27 @@ def test_a_registered_policy_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
     (position,) = answer(ask(ELECTRIC, SUV, CHEAP), "lowest").positions
     assert (position.listing or {})["listing_id"] == "diesel"
     assert position[1:] == ("single_segment", "cheap", ("cheap",), 0.25)
+
+
+def test_a_policy_may_count_in_numpy_and_the_answer_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    def counted(viable: Sequence[Wish], session: str, position: int) -> Choice:
+        return Choice({viable[0].name: np.float32(0.5)}, np.float32(0.25))  # type: ignore[dict-item, arg-type]
+
+    monkeypatch.setitem(policies.POLICIES, "counted", counted)
+    (position,) = answer(ask(ELECTRIC), "counted").positions
+    assert type(position.probability) is float
+    assert b'"probability":0.25' in msgspec.json.encode(position._asdict())
+
+
+def test_a_policy_cannot_slip_a_segment_of_its_own_among_the_viable_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slips(viable: Any, session: str, position: int) -> Choice:
+        viable += [HYDROGEN] if isinstance(viable, list) else (HYDROGEN,)
+        return Choice({HYDROGEN.name: 1.0}, 1.0)
+
+    monkeypatch.setitem(policies.POLICIES, "slips", slips)
+    found = feature(ask(ELECTRIC), "slips", SHOP)
+    assert found.positions == found.default == answer(ask()).default
+    assert "must be weights above 0 for some of electric" in str(found.fault)
 
 
 def test_an_unknown_policy_and_an_impossible_k_are_faults_that_leave_the_default() -> None:

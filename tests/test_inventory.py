@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import json
@@ -82,7 +83,7 @@ def load(path: Path) -> Listings:
 
 
 def order_of(inventory: Inventory, seed: int = 1) -> list[dict[str, Any]]:
-    return [found.listing for found in inventory.shortlist(None, [], ()).default(1_000, seed)]
+    return list(inventory.shortlist(None, [], ()).default(1_000, seed))
 
 
 @pytest.mark.parametrize(
@@ -136,6 +137,7 @@ ID_TEXT = "must be text of at most 256 bytes, without control characters, and no
             {"listing_id": "a\nb"},
             r"""row 3: listing_id == '"a\\nb"', must be text of at most 256 bytes, without control characters""",
         ),
+        ({"listing_id": "a\x85b"}, "must be text of at most 256 bytes, without control characters"),
         ({"listing_id": "x" * 257}, "must be text of at most 256 bytes"),
         ({"listing_id": "é" * 129}, "must be text of at most 256 bytes"),
         ({"listing_id": "two"}, "l.jsonl: row 3: listing_id == 'two', must be unique, row 2 has it already"),
@@ -170,6 +172,11 @@ def test_a_listing_that_cannot_be_right_refuses_the_file(row: Row, message: str,
         ("l.jsonl", b'{"listing_id": "a", "listing_id": "b"}\n', "must be a json file of listings"),
         ("l.jsonl", b"", "listings that can be offered == 0 of 0, must be within 1 and 2000000"),
         ("l.jsonl.gz", gzip.compress(b'{"listing_id": "a"}\n' * 9, mtime=0)[:-9], "must be"),
+        ("l.csv.gz", b"listing_id\na\n", "must be a csv file of listings: Not a gzipped file"),
+        ("l.csv.gz", gzip.compress(b"listing_id\na\n", mtime=0)[:15], "must be a csv file of listings: Compressed file ended"),
+        ("l.csv", b"listing_id,price\ra,1\r", "must be a csv file of listings: new-line character seen"),
+        ("l.csv", b"listing_id," + b"x" * 200_000, "must be a csv file of listings: field larger than field limit"),
+        ("l.csv", b"listing_id,Price,price\na,1,2\n", "header == 'listing_id,Price,price', must name each column once, whatever"),
         ("l.csv", b"", "columns == '', must have listing_id"),
         ("l.csv", b"price,make\n1,Kia\n", "columns == 'price, make', must have listing_id"),
         ("l.csv", b"listing_id,price,price\na,1,2\n", "header == 'listing_id,price,price', must name each column once"),
@@ -210,6 +217,21 @@ def test_a_parquet_column_of_another_type_is_refused(column: str, values: list[A
     )
     with pytest.raises(ConfigError, match=re.escape(message)):
         load(tmp_path / "l.parquet")
+
+
+@pytest.mark.parametrize("names", [["PRICE", "price"], ["price", "PRICE"], ["price", "price"]])
+def test_a_parquet_column_is_named_once_or_its_values_would_be_lost(names: list[str], tmp_path: Path) -> None:
+    values = [pa.array(["a"]), pa.array([5]), pa.array([6])]
+    pq.write_table(pa.Table.from_arrays(values, ["listing_id", *names]), tmp_path / "l.parquet")
+    with pytest.raises(ConfigError, match=f"header == 'listing_id,{','.join(names)}', must name each column once"):
+        load(tmp_path / "l.parquet")
+
+
+def test_decimals_that_would_be_read_wrong_are_refused(tmp_path: Path) -> None:
+    for digits, message in ((38, None), (39, r"column price == decimal256\(39, 2\), must have at most 38 digits")):
+        pq.write_table(pa.table({"listing_id": ["a"], "price": pa.array([5], pa.decimal256(digits, 2))}), tmp_path / "l.parquet")
+        with pytest.raises(ConfigError, match=message) if message else contextlib.nullcontext():
+            assert order_of(load(tmp_path / "l.parquet"))[0]["attributes"] == {"price": 5.0}
 
 
 def test_a_path_is_one_file_that_is_there(tmp_path: Path) -> None:
@@ -307,9 +329,9 @@ def test_a_listing_that_lacks_an_attribute_is_told_from_all_values_however_many(
     column = column_of(np.arange(size, dtype=np.float64), np.array([-1, 0, size - 1]))
     assert [column.at(row) for row in range(3)] == [None, 0.0, size - 1]
     for value in (0.0, size - 1.0):
-        found = mask_of(Equals("price", frozenset({value})), {"price": column}, 3)
+        found = mask_of(Equals("price", frozenset({value})), {"price": column}, slice(3))
         assert found.tolist() == [False, value == 0.0, value == size - 1]
-    assert mask_of(Band("price", gte=-1.0), {"price": column}, 3).tolist() == [False, True, True]
+    assert mask_of(Band("price", gte=-1.0), {"price": column}, slice(3)).tolist() == [False, True, True]
 
 
 def test_sponsored_listings_come_first_among_those_without_a_rank(tmp_path: Path) -> None:
@@ -337,6 +359,28 @@ ODD: list[Condition] = [
 def test_conditions_that_rules_rarely_have(condition: Condition, market: tuple[Listings, PlainInventory]) -> None:
     ours, plain = (inventory.shortlist(condition, [], ()).default(300, 7) for inventory in market)
     assert ours == plain
+
+
+def test_listings_that_nobody_pays_for_are_not_looked_at_while_sponsored_ones_suffice(
+    market: tuple[Listings, PlainInventory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at = []
+    fitting = Listings.fitting
+
+    def counted(self: Listings, filters: Condition | None, *, sponsored: bool) -> Any:
+        looked_at.append(sponsored)
+        return fitting(self, filters, sponsored=sponsored)
+
+    monkeypatch.setattr(Listings, "fitting", counted)
+    found = market[0].shortlist(Band("price", lt=20.0), [Equals("fuel_type", frozenset({"petrol"}))], ())
+    assert len(found.default(10, 1)) == 10
+    assert found.viable(()) == [True]
+    assert found.best([1.0], (), 1)
+    assert found.any((), 1, sponsored=True)
+    assert looked_at == [True]
+    assert found.any((), 1, sponsored=False)
+    assert len(found.default(100, 1)) == 100
+    assert looked_at == [True, False]
 
 
 def test_the_order_of_rows_in_the_file_does_not_matter(tmp_path: Path) -> None:
