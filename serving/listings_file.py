@@ -145,7 +145,8 @@ def _check_names(path: str, columns: dict[str, str]) -> None:
     from pyarrow import types
 
     schema = pyarrow.parquet.read_schema(path)
-    _once_each(path, schema.names)
+    looked_at = {name.lower() for name in columns}
+    _once_each(path, [name for name in schema.names if name.lower() in looked_at])
     for field in schema:
         if field.name in columns and types.is_decimal(field.type) and field.type.precision > MAX_DIGITS:
             msg = f"{path}: type of column {field.name} == {field.type}, must have at most {MAX_DIGITS} digits"

@@ -227,6 +227,12 @@ def test_a_parquet_column_is_named_once_or_its_values_would_be_lost(names: list[
         load(tmp_path / "l.parquet")
 
 
+def test_parquet_columns_that_nobody_looks_at_may_have_any_name(tmp_path: Path) -> None:
+    names = ["listing_id", "note", "NOTE", "note", ""]
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"])] * 5, names), tmp_path / "l.parquet")
+    assert [listing["listing_id"] for listing in order_of(load(tmp_path / "l.parquet"))] == ["a"]
+
+
 def test_decimals_that_would_be_read_wrong_are_refused(tmp_path: Path) -> None:
     for digits, message in ((38, None), (39, r"column price == decimal256\(39, 2\), must have at most 38 digits")):
         pq.write_table(pa.table({"listing_id": ["a"], "price": pa.array([5], pa.decimal256(digits, 2))}), tmp_path / "l.parquet")
