@@ -2,9 +2,9 @@
 
 Conditions look at one attribute each, so of an attribute only finitely many values need trying: those that some condition
 mentions, for numbers also one between and beyond them, and the attribute's absence. Absence stands for every category that
-nobody mentions: no condition can tell the two apart. The search tries the attributes one by one and leaves a branch as soon as
-what is chosen decides it. It is exact within its budget. Beyond it the answer is "compatible", which is harmless, for the filters
-are part of every query.
+nobody mentions: no condition can tell the two apart. Values that a condition on their attribute alone rules out go first. Then the
+search tries the attributes one by one and leaves a branch as soon as what is chosen decides it. It is exact within its budget.
+Beyond it the answer is "compatible", which is harmless, for the filters are part of every query.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def _decided(conditions: tuple[Condition, ...], steps: Steps) -> bool:
         found, taken = _soon(conditions)
     except OutOfStepsError:
         steps.take(SOON_STEPS)
-        return _satisfiable(All(conditions), steps)
+        return _satisfiable(conditions, steps)
     steps.take(taken)
     return found
 
@@ -138,24 +138,48 @@ def _decided(conditions: tuple[Condition, ...], steps: Steps) -> bool:
 def _soon(conditions: tuple[Condition, ...]) -> tuple[bool, int]:
     """Whether a listing can satisfy all conditions, and how many steps that took; what takes more than a few isn't remembered."""
     steps = Steps(SOON_STEPS)
-    return _satisfiable(All(conditions), steps), SOON_STEPS - steps.left
+    return _satisfiable(conditions, steps), SOON_STEPS - steps.left
 
 
-def _satisfiable(condition: Condition, steps: Steps) -> bool:
+def _satisfiable(conditions: tuple[Condition, ...], steps: Steps) -> bool:
     leaves: dict[str, list[Equals | Band]] = {}
-    for leaf in _leaves(condition):
-        leaves.setdefault(leaf.attribute, []).append(leaf)
-    candidates = {name: _candidates(found, steps) for name, found in leaves.items()}
-    order = sorted(candidates, key=lambda name: len(candidates[name]))
+    alone: dict[str, list[Condition]] = {}  # what is said of one attribute only
+    together = list[Condition]()
+    for condition in conditions:
+        for part in _parts(condition):
+            for leaf in _leaves(part):
+                leaves.setdefault(leaf.attribute, []).append(leaf)
+            names = attributes_of(part)
+            if len(names) == 1:
+                alone.setdefault(min(names), []).append(part)
+            else:
+                together.append(part)
+    candidates = {}
+    for name, found in leaves.items():
+        fitting = All(tuple(alone.get(name, ())))
+        candidates[name] = [value for value in _candidates(found, steps) if _holds(fitting, {name: value}, steps)]
+        if not candidates[name]:
+            return False
+    left, several = All(tuple(together)), attributes_of(All(tuple(together)))
+    order = sorted(several, key=lambda name: (len(candidates[name]), name))
 
     def search(depth: int, chosen: dict[str, AttributeValue | None]) -> bool:
-        known = _holds(condition, chosen, steps)
+        known = _holds(left, chosen, steps)
         if known is not None:
             return known
         name = order[depth]
         return any(search(depth + 1, {**chosen, name: value}) for value in candidates[name])
 
     return search(0, {})
+
+
+def _parts(condition: Condition) -> Iterator[Condition]:
+    """The conditions that all must hold, those within one another too."""
+    if isinstance(condition, All):
+        for part in condition.conditions:
+            yield from _parts(part)
+    else:
+        yield condition
 
 
 def _holds(condition: Condition, chosen: _Values, steps: Steps) -> bool | None:
