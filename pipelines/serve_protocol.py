@@ -1,6 +1,6 @@
 """HTTP/1.1 as the gateway takes it: uvicorn's protocol, with bounds on what a request may cost before anybody looks at it.
 
-- A head has at most 32 KiB. The parser would keep any length of one in memory.
+- A head has at most 32 KiB, and so have trailers. The parser would keep any length of them in memory.
 - A request is whole within ten seconds of its first byte, and a connection that says nothing is closed: else a thousand of them
   that send a byte now and then, or nothing, have all the files that a process may open, and nobody else gets in.
 - An upgrade is not made, and the request answered as it is (RFC 9110, 7.8). The parser takes it for granted and drops the body:
@@ -51,8 +51,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._why = NOT_HTTP  # of what the parser stops at
         self._late: asyncio.TimerHandle | None = None  # runs while a request isn't whole
         self._ending = False
-        self._in_head = self._head_done = self._upgrading = False
-        self._head_bytes = 0
+        self._upgrading = False
+        self._moved = False  # whether a part of a request has become whole
+        self._kept_bytes = 0  # since then
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a request as long as for the next one on a connection that is kept."""
@@ -69,16 +70,15 @@ class BoundedProtocol(HttpToolsProtocol):
         """Take what has come, if it is within bounds."""
         self._unset_keepalive_if_required()
         self._begun()
-        was_in_head, self._head_done = self._in_head, False
+        self._moved = False
         try:
             self._feed(data)
         except httptools.HttpParserError:
             self._refuse(self._why)
             return
-        if was_in_head and not self._head_done:  # of a head in one piece the length is looked at when it is whole
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse(HEAD_TOO_LARGE)
+        self._kept_bytes = 0 if self._moved else self._kept_bytes + len(data)
+        if self._kept_bytes > MAX_HEAD_BYTES:
+            self._refuse(HEAD_TOO_LARGE)
 
     def shutdown(self) -> None:
         """Answer what was sent already, and close."""
@@ -93,11 +93,10 @@ class BoundedProtocol(HttpToolsProtocol):
         """Begin a request: by now the clock runs."""
         super().on_message_begin()
         self._begun()
-        self._in_head, self._head_bytes = True, 0
 
     def on_headers_complete(self) -> None:
         """Hand on the request once its head is known, unless it comes again without its upgrade."""
-        self._in_head, self._head_done = False, True
+        self._moved = True
         if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD_BYTES:
             self._why = HEAD_TOO_LARGE
             raise ValueError(self._why.message)  # the parser stops
@@ -108,8 +107,14 @@ class BoundedProtocol(HttpToolsProtocol):
         elif self.parser.get_method() == b"CONNECT":
             raise ValueError(self._why.message)
 
+    def on_body(self, body: bytes) -> None:
+        """Hand on what there is of a body."""
+        self._moved = True
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """End a request: it is whole."""
+        self._moved = True
         if not self._upgrading:
             super().on_message_complete()
             self._whole()

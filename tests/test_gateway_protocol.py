@@ -95,11 +95,13 @@ def test_requests_with_upgrades_in_one_piece_are_all_answered() -> None:
         ([post(headers=b"X: a\r\n" * (MAX_HEAD_BYTES // 6))], 431),
         ([b"GET / HTTP/1.1\r\nX: ", *[b"a" * 65_536] * 40], 431),  # no end is in sight
         ([b"GET / HTTP/1.1\r\n", *[b"X: a\r\n" * 10_000] * 40], 431),
+        ([chunked(b"")[:-2], *[b"T: a\r\n" * 10_000] * 40], 431),  # trailers
+        ([chunked(b"")[:-2] + b"T: ", *[b"a" * 65_536] * 40], 431),
         ([b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"], 400),
         ([b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n"], 400),
         ([b"GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n"], 400),
     ],
-    ids=["header", "path", "many", "endless", "endlessly-many", "tls", "connect", "length"],
+    ids=["header", "path", "many", "endless", "endlessly-many", "trailers", "trailer", "tls", "connect", "length"],
 )
 def test_a_head_without_bounds_or_sense_is_refused_and_counted(parts: Sequence[bytes], status: int) -> None:
     back, refused = told(*parts, pause_s=0.001)
