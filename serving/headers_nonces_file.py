@@ -11,19 +11,22 @@ import threading
 from typing import Final
 
 from serving.headers_nonces import CLOCK_STEP_MS, Claim
+from serving.store.sqlite_file import write_ahead
 
 MAX_BYTES: Final = 32 << 20
 BUSY_S: Final = 0.05
+OPEN_S: Final = 2.0  # the processes of a service start at once, and one of them makes the file
 FORGET_EVERY: Final = 16  # claims
 FORGET_AT_ONCE: Final = 64  # some 0.5 ms: whoever claims waits for it
 _PAGE_BYTES: Final = 4 << 10
 
 _CONNECTION: Final = f"""
-PRAGMA busy_timeout = {int(BUSY_S * 1_000)};
-PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
+BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS nonces (nonce TEXT NOT NULL PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS nonces_by_until ON nonces (until);
+COMMIT;
+PRAGMA busy_timeout = {int(BUSY_S * 1_000)};
 """
 _FORGET: Final = "DELETE FROM nonces WHERE nonce IN (SELECT nonce FROM nonces WHERE until <= ? ORDER BY until LIMIT ?)"
 
@@ -69,8 +72,18 @@ class SharedNonces:
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None or self._process != os.getpid():
             self._inherited = self._connection  # across a fork a connection must not be used, nor closed
-            self._process = os.getpid()
-            self._connection = sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-            self._connection.executescript(_CONNECTION)
-            self._connection.execute(f"PRAGMA max_page_count = {self._max_bytes // _PAGE_BYTES}")
+            self._connection = None  # should this one fail
+            self._connection, self._process = _opened(self._path, self._max_bytes), os.getpid()
         return self._connection
+
+
+def _opened(path: str, max_bytes: int) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=OPEN_S, isolation_level=None, check_same_thread=False)
+    try:
+        write_ahead(connection, OPEN_S)
+        connection.executescript(_CONNECTION)
+        connection.execute(f"PRAGMA max_page_count = {max_bytes // _PAGE_BYTES}")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection

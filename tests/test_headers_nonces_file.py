@@ -6,13 +6,14 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from serving.headers_nonces import CLOCK_STEP_MS
-from serving.headers_nonces_file import FORGET_EVERY, SharedNonces
+from serving.headers_nonces_file import BUSY_S, FORGET_EVERY, SharedNonces
 from tests.strategies import ROOT
 
 pytestmark = pytest.mark.alone
@@ -43,6 +44,28 @@ def test_of_all_processes_one_takes_a_nonce_in(path: str) -> None:
     taken = [number for process in processes for number in process.communicate()[0].split()]
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert sorted(taken, key=int) == [str(number) for number in range(400)]
+
+
+@pytest.mark.parametrize("lock", ["IMMEDIATE", "EXCLUSIVE"])
+def test_a_file_that_another_process_is_making_is_waited_for(path: str, lock: str) -> None:
+    maker = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    maker.execute(f"BEGIN {lock}")
+    made = threading.Timer(4 * BUSY_S, maker.execute, ["COMMIT"])
+    made.start()
+    shared = SharedNonces(path)
+    made.join()
+    assert shared.claim("a", 60_000, 0) == "new"
+    shared.close()
+    maker.close()
+
+
+def test_a_file_that_could_not_be_opened_is_opened_the_next_time(path: str, nonces: SharedNonces) -> None:
+    nonces.close()
+    Path(path).write_bytes(b"no database" * 100)
+    with pytest.raises(sqlite3.DatabaseError, match="not a database"):
+        nonces.claim("a", 60_000, 0)
+    Path(path).unlink()
+    assert nonces.claim("a", 60_000, 0) == "new"
 
 
 def test_a_process_that_forks_and_its_child_know_of_each_other(nonces: SharedNonces) -> None:

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -137,6 +138,18 @@ def test_what_a_locked_sqlite_did_not_take_is_new_the_next_time(
     with pytest.raises(StoreUnavailableError, match="locked"):
         CALLS["append"](store)
     locked[1].communicate("")
+    assert CALLS["append"](store) == (1, [])
+
+
+def test_a_sqlite_that_another_process_is_making_is_waited_for(sqlite_store_uri: str) -> None:
+    maker = sqlite3.connect(sqlite_store_uri.removeprefix("sqlite:///"), isolation_level=None, check_same_thread=False)
+    maker.execute("BEGIN IMMEDIATE")  # before the file is in WAL mode
+    made = threading.Timer(0.2, maker.execute, ["COMMIT"])
+    made.start()
+    store = open_store(sqlite_store_uri)
+    store.init()
+    made.join()
+    maker.close()
     assert CALLS["append"](store) == (1, [])
 
 

@@ -110,7 +110,7 @@ class SQLiteFile:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
             connection = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-            connection.execute("PRAGMA journal_mode = WAL")
+            write_ahead(connection, BUSY_TIMEOUT_S)
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute("PRAGMA cache_size = -65536")
             connection.execute("PRAGMA secure_delete = ON")
@@ -136,3 +136,16 @@ class SQLiteFile:
         while self._connections:
             self._connections.pop().close()
         self._local = threading.local()
+
+
+def write_ahead(connection: sqlite3.Connection, within_s: float) -> None:
+    """Let readers go on while somebody writes. Others may do the same at once, for which SQLite waits at no timeout of its own."""
+    until_s = time.monotonic() + within_s
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until_s:
+                raise
+            time.sleep(_AGAIN_S)
