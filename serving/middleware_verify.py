@@ -17,6 +17,7 @@ from serving.signatures import HeaderRefusedError, Request
 
 STATE: Final = "user_segments"
 STATE_REFUSED: Final = "user_segments_refused"
+TELL_EVERY_MS: Final = 10_000
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -24,7 +25,7 @@ class VerifySegments:
     """Wraps ``app``: ``scope["state"]["user_segments"]`` is what was verified, or ``None``.
 
     Then ``scope["state"]["user_segments_refused"]`` is the reason, one of ``serving.headers.REASONS``, and the headers are taken
-    off. The request goes on either way. ``on_refused(reason)`` counts.
+    off. The request goes on either way. ``on_refused(reason)`` counts; a memory of nonces that fails is logged too.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class VerifySegments:
         self._nonces = Nonces() if nonces is None else nonces
         self._covered = checked_covered(covered)
         self._target_of, self._on_refused = target_of, on_refused
+        self._told = -TELL_EVERY_MS  # when we last did (ms UTC)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
@@ -61,8 +63,17 @@ class VerifySegments:
             said = verify(lines, request, self._keys, now=self._now(), nonces=self._nonces, covered=self._covered)
         except HeaderRefusedError as refused:
             self._count(refused.reason)
+            if refused.reason == "memory_fault":
+                self._tell(refused)
             return None, refused.reason
         return said, None
+
+    def _tell(self, refused: HeaderRefusedError) -> None:
+        """Log what is our own fault; not for each of thousands of requests."""
+        now = self._now()
+        if not 0 <= now - self._told < TELL_EVERY_MS:  # a clock that is set back tells again
+            _LOG.error("segments are refused: %s", refused)
+            self._told = now
 
     def _count(self, reason: str) -> None:
         try:

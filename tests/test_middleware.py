@@ -15,10 +15,10 @@ from schemas.errors import ConfigError, StoreUnavailableError
 from serving.headers import NAMES, folded, sign, verify
 from serving.headers_fields import META, SEGMENTS, ScoredSegment, UserSegments
 from serving.headers_keys import parse_header_keys
-from serving.headers_nonces import Nonces
+from serving.headers_nonces import Claim, Nonces
 from serving.middleware import SegmentHeaders, segments_by
 from serving.middleware_strip import MAX_OTHERS_BYTES, lines_of, request_of, stripped
-from serving.middleware_verify import VerifySegments
+from serving.middleware_verify import TELL_EVERY_MS, VerifySegments
 from serving.reader import SegmentsRead
 from serving.segments import Segment
 from serving.signatures import INPUT, SIGNATURE, Request
@@ -409,6 +409,21 @@ def test_what_is_refused_is_marked_counted_and_taken_off(headers: Lines, reason:
     assert state_of(out) == (None, reason)
     assert out["headers"] == PLAIN
     assert refused == [reason]
+
+
+def test_a_memory_of_nonces_that_fails_is_told_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        def claim(self, *_: object) -> Claim:
+            raise OSError("no such folder")
+
+    clock = [START]
+    middleware, seen, refused = search(nonces=Broken(), now=lambda: clock[0])
+    for ms in (0, 1, TELL_EVERY_MS - 1, TELL_EVERY_MS, 0):
+        clock[0] = START + ms
+        assert state_of(passed(middleware, seen, scope_of([*PLAIN, *signed_lines()]))) == (None, "memory_fault")
+    assert refused == ["memory_fault"] * 5
+    told = "segments are refused: nonce: OSError of the memory of those that were used: no such folder"
+    assert caplog.messages == [told] * 3  # the last time the clock was set back
 
 
 def test_not_even_a_count_of_refusals_that_fails_holds_a_search_up(caplog: pytest.LogCaptureFixture) -> None:
