@@ -22,16 +22,21 @@ from schemas.filters import FilterError
 from schemas.instants import clock_ms
 from serving.access import Access, Refused, may
 from serving.answers import anonymous_id_of, answer, body_of, checked_id, fault_of, id_in_path
+from serving.chosen import Chosen
 from serving.controls_routes import MAX_CONTROLS, Consent, Controls, Forget
 from serving.ingest import NoRoomError, taken
-from serving.messages import Fault, FaultAnswer, FeaturedRequest, Health
+from serving.messages import Fault, FaultAnswer, FeaturedRequest, Health, ShownRequest
 from serving.metrics import CONTENT_TYPE
 from serving.openapi import document
+from serving.opensearch_responses import ResponseError
 from serving.service import Parts, Service, segments_answer
 from serving.store.protocol import Store
+from serving.tickets import TicketError
 from serving.why import why
 
 _FEATURED: Final = msgspec.json.Decoder(FeaturedRequest).decode
+_SHOWN: Final = msgspec.json.Decoder(ShownRequest).decode
+_NO_EVENTS: Final = "this gateway was started without --events: it has nowhere to send them"
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +60,7 @@ def build_app(parts: Parts, store: Store, door: Door, ready: Callable[[], str]) 
         "/v1/users/{user_id}/opt-in": Consent(controls, door.clock, opted_out=False),
         "/v1/users/{user_id}/forget": Forget(controls, door.clock),
         "/v1/featured": _Featured(service, door.clock),
+        "/v1/featured/shown": _Shown(parts, service, door.clock),
         "/v1/events": _Events(parts, door.clock),
         "/healthz": _Health(lambda: "ready"),
         "/readyz": _Health(ready),
@@ -130,12 +136,28 @@ class _Featured:
             raise fault_of(400, "bad_request", f"body, {_of_msgspec(fault)}") from fault
         except FilterError as fault:
             raise fault_of(422, "bad_filters", str(fault)) from fault
-        answer(resp, self._service.answer(chosen))
+        _answer_and_expose(resp, self._service, chosen)
 
-        async def expose() -> None:
-            self._service.expose(chosen)
 
-        resp.schedule(expose)  # once the answer is sent
+class _Shown:
+    action: Final = "featured"
+
+    def __init__(self, parts: Parts, service: Service, clock: Callable[[], int]) -> None:
+        self._outbox, self._service, self._clock = parts.outbox, service, clock
+
+    async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        body = await body_of(req)
+        if self._outbox is None:
+            raise fault_of(503, "no_events", _NO_EVENTS)
+        try:
+            chosen = self._service.shown(_SHOWN(body), self._clock())
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
+            raise fault_of(400, "bad_request", f"body, {_of_msgspec(fault)}") from fault
+        except TicketError as fault:
+            raise fault_of(400, "bad_ticket", str(fault)) from fault
+        except ResponseError as fault:
+            raise fault_of(422, "bad_response", str(fault)) from fault
+        _answer_and_expose(resp, self._service, chosen)
 
 
 class _Events:
@@ -148,7 +170,7 @@ class _Events:
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         body = await body_of(req)
         if self._outbox is None:
-            raise fault_of(503, "no_events", "this gateway was started without --events: it has nowhere to send them")
+            raise fault_of(503, "no_events", _NO_EVENTS)
         try:
             done = taken(body, self._attributes, self._pseudonyms, self._outbox.put_all, self._clock())
         except EventError as fault:
@@ -219,6 +241,15 @@ async def _own_fault(_: Any, resp: falcon.asgi.Response, error: Exception, __: A
     place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else "?"
     _log.error("request failed: %s at %s", type(error).__name__, place)
     answer(resp, FaultAnswer(Fault("internal", "the gateway failed; its log says where")), 500)
+
+
+def _answer_and_expose(resp: falcon.asgi.Response, service: Service, chosen: Chosen) -> None:
+    answer(resp, service.answer(chosen))
+
+    async def expose() -> None:
+        service.expose(chosen)
+
+    resp.schedule(expose)  # once the answer is sent
 
 
 def _check_ids(request: FeaturedRequest) -> None:

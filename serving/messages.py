@@ -29,6 +29,16 @@ class FeaturedRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     k: Annotated[float, msgspec.Meta(ge=1, le=MAX_K, multiple_of=1, description="How many positions to fill.")] = 1
 
 
+class ShownRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What a search service has found for a ticket, as OpenSearch answers; of a response only what positions are read from."""
+
+    ticket: str
+    response: Annotated[dict[str, Any], msgspec.Meta(description="The response to query.")]
+    other_response: Annotated[
+        dict[str, Any] | None, msgspec.Meta(description="The response to other_query, where there is one.")
+    ] = None
+
+
 class SegmentAnswer(msgspec.Struct, frozen=True):
     """A segment that the user is in; ``until`` is when that ends if no further view comes."""
 
@@ -79,7 +89,10 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FeaturedAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What to show. ``personalised`` is false when no segment chose the first listing, and ``reason`` says why."""
+    """What to show. ``personalised`` is false when no segment chose the first listing, and ``reason`` says why.
+
+    A gateway without an inventory has no ``positions`` until it is brought the responses, with the ``ticket``.
+    """
 
     at: Instant
     personalised: bool
@@ -91,7 +104,14 @@ class FeaturedAnswer(msgspec.Struct, frozen=True, kw_only=True):
     policy: str
     assignment: Arm
     conflicts: list[Clash]
-    query: Annotated[dict[str, Any], msgspec.Meta(description="The same question as an OpenSearch request body.")]
+    query: Annotated[
+        dict[str, Any] | None,
+        msgspec.Meta(description="The same question as an OpenSearch request body; null where its response was brought."),
+    ]
+    other_query: Annotated[
+        dict[str, Any] | None, msgspec.Meta(description="The question of the other answer, without an inventory.")
+    ] = None
+    ticket: Annotated[str | None, msgspec.Meta(description="Stands for this choice at /v1/featured/shown.")] = None
 
 
 class RefusedEvent(msgspec.Struct, frozen=True):

@@ -19,9 +19,20 @@ from serving.messages import (
     ForgetAnswer,
     Health,
     SegmentsAnswer,
+    ShownRequest,
 )
 
-_STRUCTS: Final = (SegmentsAnswer, FeaturedRequest, FeaturedAnswer, EventsAnswer, ConsentAnswer, ForgetAnswer, Health, FaultAnswer)
+_STRUCTS: Final = (
+    SegmentsAnswer,
+    FeaturedRequest,
+    FeaturedAnswer,
+    ShownRequest,
+    EventsAnswer,
+    ConsentAnswer,
+    ForgetAnswer,
+    Health,
+    FaultAnswer,
+)
 _REFERENCE: Final = "#/components/schemas/{name}"
 _NO_CONTROL: Final = r"^[^\x00-\x1f\x7f-\x9f]+$"
 # 256 bytes is what an id may have, which JSON Schema can't count; what is over that in spite of it is answered by a 422.
@@ -77,6 +88,12 @@ def document(catalogue: Catalogue, *, keys: bool = True) -> dict[str, Any]:
                 "post": {
                     **_operation("featured", "The first result of a search.", FeaturedAnswer, [], ["413"]),
                     "requestBody": _body({"$ref": _REFERENCE.format(name="FeaturedRequest")}),
+                }
+            },
+            "/v1/featured/shown": {
+                "post": {
+                    **_operation("shown", "What a search found for a ticket.", FeaturedAnswer, [], ["413", "503"]),
+                    "requestBody": _body({"$ref": _REFERENCE.format(name="ShownRequest")}),
                 }
             },
             "/v1/events": {"post": _events()},

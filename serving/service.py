@@ -9,26 +9,27 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from experiments.assignment import Assignment, assign, with_segment
-from experiments.exposure import encode_event, exposure_to, impression_event, in_conflict_sample
+from experiments.exposure import encode_event
 from schemas.catalogue import Catalogue
 from schemas.experiments import Experiments
-from schemas.exposure import Clash as ExposedClash
-from schemas.exposure import Exposure
 from schemas.filters import Filters, parse_filters
 from schemas.instants import format_instant
 from schemas.pseudonym import Pseudonyms
 from schemas.release import Release
 from schemas.rules import RuleSet
 from schemas.settings import Settings
-from serving.empty_inventory import EmptyInventory
-from serving.featured import Ask, Conflict, Featured, Position, feature
+from serving.chosen import Chosen, Searches
+from serving.featured import Ask, Featured, Position, feature
+from serving.impressions import impression_of
 from serving.inventory import Inventory
-from serving.messages import Arm, Clash, FeaturedAnswer, FeaturedRequest, Placed, SegmentAnswer, SegmentsAnswer
+from serving.messages import Arm, Clash, FeaturedAnswer, FeaturedRequest, Placed, SegmentAnswer, SegmentsAnswer, ShownRequest
 from serving.metrics import Metrics
 from serving.opensearch import opensearch_body, opensearch_default_body
 from serving.outbox import Outbox
 from serving.reader import SegmentReader, SegmentsRead
 from serving.segments import Segment
+from serving.shown import chosen_of, feature_later, found, ticket_of, with_searches
+from serving.tickets import TicketError, opened, sealed
 from serving.wishes import unknown_segments, wishes_of
 
 _NOBODY: Final = Assignment(None, None, None, None, True, None, "no_experiment")  # noqa: FBT003  (there is no file: all see it)
@@ -39,7 +40,7 @@ _log = logging.getLogger(__name__)
 class Parts(NamedTuple):
     """What a gateway is made of; what can change is asked for at each request. ``outbox`` takes exposures and events.
 
-    Without an inventory the gateway can't tell what is shown: it only writes queries, and no impressions.
+    Without an inventory it writes queries, and knows what is shown when it is told.
     """
 
     reader: SegmentReader
@@ -51,35 +52,6 @@ class Parts(NamedTuple):
     experiments: Callable[[], Experiments | None]
     inventory: Callable[[], Inventory | None]
     outbox: Outbox | None
-
-
-class Chosen(NamedTuple):
-    """What a request came to, before it is told."""
-
-    request: FeaturedRequest
-    ask: Ask
-    read: SegmentsRead
-    unknown: int  # segments that no rule has: nothing can be chosen by them
-    assignment: Assignment
-    file_version: int | None  # of the experiments that assigned
-    policy: str
-    featured: Featured
-    impressions: tuple[str, ...]  # an id for each position
-    now: int
-
-    @property
-    def shown(self) -> tuple[Position, ...]:
-        """The positions that the visitor sees."""
-        return self.featured.positions if self.assignment.shows else self.featured.default
-
-    @property
-    def reason(self) -> str | None:
-        """Why no segment chose what the visitor sees first."""
-        if not self.read.segments:
-            return self.read.reason
-        if self.featured.reason is not None:
-            return self.featured.reason
-        return None if self.assignment.shows else self.assignment.arm or self.assignment.reason
 
 
 class Service:
@@ -105,6 +77,22 @@ class Service:
         self._count(chosen)
         return chosen
 
+    def shown(self, request: ShownRequest, now: int) -> Chosen:
+        """The choice of a ticket, with what was found for it; ``TicketError`` or ``ResponseError`` where that can't be known."""
+        ticket = opened(request.ticket, self._parts.pseudonyms.ring, now)
+        release = self._parts.rules()
+        rules = next((each for each in (release.active, release.candidate) if each and each.version == ticket.rules), None)
+        if rules is None:
+            msg = f"ticket's rules == {ticket.rules}, must be in use still: search again, with a new ticket"
+            raise TicketError(msg)
+        before = chosen_of(ticket, rules)
+        chosen = before._replace(featured=found(before, request.response, request.other_response, self._parts.catalogue))
+        if before.reason is None and chosen.reason is not None:  # any other was counted with the choice
+            self._parts.metrics.fallbacks.labels(chosen.reason).inc()
+        for position in chosen.shown:
+            self._parts.metrics.rungs.labels(position.rung).inc()
+        return chosen
+
     def answer(self, chosen: Chosen) -> FeaturedAnswer:
         """What the asker is told."""
         read, featured, assignment = chosen.read, chosen.featured, chosen.assignment
@@ -112,7 +100,7 @@ class Service:
             at=format_instant(chosen.now),
             personalised=chosen.reason is None,
             reason=chosen.reason,
-            positions=[_placed(each, place) for each, place in zip(chosen.impressions, chosen.shown, strict=True)],
+            positions=[_placed(each, place) for each, place in zip(chosen.impressions, chosen.shown, strict=chosen.known)],
             segments=_segment_answers(read.segments),
             rule_version=read.rule_version,
             source=read.source,
@@ -121,19 +109,22 @@ class Service:
                 experiment=assignment.experiment, version=assignment.version, arm=assignment.arm, reason=assignment.reason
             ),
             conflicts=[Clash(conflict.segment, list(conflict.attributes)) for conflict in featured.conflicts],
-            query=self._query(chosen),
+            query=chosen.searches and chosen.searches.query,
+            other_query=chosen.searches and chosen.searches.other,
+            ticket=None if chosen.known else self._ticket(chosen),
         )
 
     def expose(self, chosen: Chosen) -> None:
         """Put the impressions of an answer on their way. Never waits, never raises."""
-        outbox, metrics = self._parts.outbox, self._parts.metrics
-        if self._parts.inventory() is None:
+        outbox, metrics, pseudonyms = self._parts.outbox, self._parts.metrics, self._parts.pseudonyms
+        share = self._parts.settings.conflict_sample
+        if not chosen.known:
             return
         for place in range(len(chosen.shown)):
             if place and chosen.shown[place].listing is None and chosen.featured.positions[place].listing is None:
                 continue  # nothing was there to be shown; the first position tells of the request even so
             try:
-                taken = outbox is not None and outbox.put(encode_event(self._impression(chosen, place)))
+                taken = outbox is not None and outbox.put(encode_event(impression_of(chosen, place, pseudonyms, share)))
             except Exception as fault:  # an answer was given: that it isn't counted must not undo it
                 self._fault("exposure", fault)
                 taken = False
@@ -149,7 +140,7 @@ class Service:
         rules = self.rules_of(read.rule_version)
         wishes, unknown = wishes_of(read.segments, rules), frozenset(unknown_segments(read.segments, rules))
         ask = Ask(filters, wishes, frozenset(request.seen), request.session_id, int(request.k))
-        inventory = self._parts.inventory() or EmptyInventory()
+        inventory = self._parts.inventory()
         featured: Featured | None = None
         file_version: int | None = None
         try:
@@ -160,17 +151,28 @@ class Service:
                 assignment = assign(experiments, settings.layer, session=request.session_id, user=user, now=now, segment=highest)
                 policy = assignment.policy or policy
                 file_version = experiments.version
-            featured = feature(ask, policy, inventory)
+            featured = _featured(ask, policy, inventory)
             if experiments is not None:
                 assignment = _gated(assignment, featured, highest, experiments)
         except Exception as fault:
             self._fault("assignment", fault)
             assignment = _NOBODY._replace(shows=False, reason="fault")
-            featured = (featured or feature(ask, policy, inventory))._replace(reason="fault")
-        if featured.fault is not None:
-            self._fault("featured", featured.fault)
-        impressions = tuple(uuid.uuid4().hex for _ in featured.positions)
-        return Chosen(request, ask, read, len(unknown), assignment, file_version, policy, featured, impressions, now)
+            featured = (featured or _featured(ask, policy, inventory))._replace(reason="fault")
+        impressions = tuple(uuid.uuid4().hex for _ in featured.positions or range(ask.k))
+        chosen = Chosen(
+            request, ask, read, rules.version, len(unknown), assignment, file_version, policy, featured, impressions, now
+        )
+        chosen = with_searches(chosen) if inventory is None else chosen._replace(searches=Searches(self._query(chosen)))
+        if chosen.featured.fault is not None:
+            self._fault("featured", chosen.featured.fault)
+        return chosen
+
+    def _ticket(self, chosen: Chosen) -> str | None:
+        try:
+            return sealed(ticket_of(chosen), self._parts.pseudonyms.ring)
+        except Exception as fault:  # an answer is there: that nobody can tell what is shown must not undo it
+            self._fault("exposure", fault)
+            return None
 
     def _query(self, chosen: Chosen) -> dict[str, Any]:
         if chosen.assignment.shows:
@@ -179,38 +181,6 @@ class Service:
             except Exception as fault:
                 self._fault("query", fault)
         return opensearch_default_body(chosen.ask)
-
-    def _impression(self, chosen: Chosen, place: int) -> dict[str, Any]:
-        request, read, featured = chosen.request, chosen.read, chosen.featured
-        given = {"user_id": request.user_id, "anonymous_id": request.anonymous_id}
-        raw = {name: raw_id for name, raw_id in given.items() if raw_id is not None} or {"anonymous_id": request.session_id}
-        user, anonymous = (self._parts.pseudonyms(raw[name]) if name in raw else None for name in given)
-        personal, shown, default = featured.positions[place], chosen.shown[place], featured.default[place]
-        share = self._parts.settings.conflict_sample
-        exposure: Exposure = exposure_to(
-            chosen.assignment,
-            [(wish.name, wish.score) for wish in chosen.ask.wishes],
-            user=user or anonymous,
-            session=request.session_id,
-            impression_id=chosen.impressions[place],
-            differs=_id_of(personal) != _id_of(default),
-            position=place + 1,
-            k=int(request.k),
-            rung=personal.rung,
-            segment=personal.segment,
-            probability=personal.probability,
-            sponsored=bool(personal.listing and personal.listing["sponsored"]),
-            rule_version=read.rule_version,
-            reader_source=read.source,
-            reader_reason=read.reason,
-            file_version=chosen.file_version,
-            filters=chosen.ask.filters.attributes,
-            conflicts=_exposed(featured.conflicts) if in_conflict_sample(chosen.impressions[place], share) else None,
-            conflict_sample=share,
-            segments_unknown=chosen.unknown,
-        )
-        event = impression_event(exposure, user=user, anonymous=anonymous, listing=_id_of(shown), now=chosen.now)
-        return event | {f"sealed_{name}": self._parts.pseudonyms.seal(raw_id) for name, raw_id in raw.items()}
 
     def _count(self, chosen: Chosen) -> None:
         metrics = self._parts.metrics
@@ -233,9 +203,13 @@ def _gated(assignment: Assignment, featured: Featured, highest: str | None, expe
 
     Where no segment could be fulfilled it goes by the visitor's highest, in every arm, as the sessions table does.
     """
-    for segment in dict.fromkeys(position.segment or highest for position in featured.positions):
+    for segment in dict.fromkeys(position.segment or highest for position in featured.positions) or (highest,):
         assignment = with_segment(assignment, segment, experiments)
     return assignment
+
+
+def _featured(ask: Ask, policy: str, inventory: Inventory | None) -> Featured:
+    return feature_later(ask, policy) if inventory is None else feature(ask, policy, inventory)
 
 
 def segments_answer(read: SegmentsRead, now: int) -> SegmentsAnswer:
@@ -264,11 +238,3 @@ def _placed(impression: str, position: Position) -> Placed:
         matched=list(position.matched),
         probability=position.probability,
     )
-
-
-def _id_of(position: Position) -> str | None:
-    return None if position.listing is None else str(position.listing["listing_id"])
-
-
-def _exposed(conflicts: Sequence[Conflict]) -> tuple[ExposedClash, ...]:
-    return tuple(ExposedClash(conflict.segment, conflict.attributes) for conflict in conflicts)

@@ -16,11 +16,12 @@ from schemas.experiments import Experiments, parse_experiments
 from schemas.profile_row import Membership, ProfileRow, SegmentSpans, Span
 from schemas.release import Release
 from schemas.settings import Settings
+from serving.chosen import Chosen
 from serving.inventory import Inventory, load_inventory
 from serving.messages import FeaturedRequest
 from serving.metrics import Metrics
 from serving.reader import SegmentReader
-from serving.service import Chosen, Parts, Service
+from serving.service import Parts, Service
 from serving.store.rows import Rows
 from tests.exposures import exposure_of
 from tests.gateways import PSEUDONYMS, listings
@@ -214,7 +215,7 @@ def test_with_a_bandit_the_visitors_first_segment_says_how_arms_are_drawn_and_th
 
 def test_a_gateway_without_listings_writes_queries_and_no_impressions() -> None:
     chosen, events = served(None, Members("electric"))
-    assert (fuel(chosen), events) == ([None], [])
+    assert (fuel(chosen), chosen.reason, events) == ([], None, [])
 
 
 def test_places_that_nothing_fills_are_no_impressions_but_for_the_first(inventory: Inventory) -> None:
