@@ -160,6 +160,11 @@ class BoundedProtocol(HttpToolsProtocol):
         """Whether a request that is whole waits for its answer."""
         return self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
 
+    def _answers_halfway(self) -> bool:
+        """Whether an answer has begun, and it or its request goes on: what else were written would be taken for a part of it."""
+        started = self.cycle is not None and self.cycle.response_started
+        return started and (self.cycle.more_body or not self.cycle.response_complete)
+
     def _refuse(self, why: Refusal) -> None:
         if self.transport.is_closing():
             return
@@ -167,7 +172,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
             return
         self._refused(why.status)
-        if self.pipeline or (self.cycle is not None and self.cycle.response_started):
+        if self.pipeline or self._answers_halfway():
             self.transport.close()
             return
         body = fault_bytes(why.code, why.message)

@@ -10,6 +10,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
+from pipelines import serve_protocol
 from pipelines.serve_protocol import MAX_HEAD_BYTES, BoundedProtocol
 
 pytestmark = pytest.mark.alone
@@ -112,6 +113,21 @@ def test_a_head_without_bounds_or_sense_is_refused_and_counted(parts: Sequence[b
         assert back.endswith(b"<closed>")
 
 
+@pytest.mark.parametrize(
+    ("part", "status"), [(b"GET / HTTP/1.1\r\nX: %b" % (b"a" * 40_000), 431), (b"\x00\r\n", 400), (b"G", 408)], ids=range(3)
+)
+def test_what_is_refused_is_told_on_a_connection_that_was_answered_on_before(part: bytes, status: int) -> None:
+    back, refused = told(post(), part, request_s=0.1, pause_s=0.05)
+    assert (statuses(back), refused) == ([200, status], [status])
+    assert back.endswith(b"<closed>")
+
+
+def test_a_body_that_comes_in_many_pieces_is_within_bounds() -> None:
+    request = post(body=b"b" * 100_000)
+    back, refused = told(*[request[at : at + 10_000] for at in range(0, len(request), 10_000)], pause_s=0.001)
+    assert (statuses(back), refused) == ([200], [])
+
+
 def test_a_head_within_bounds_and_a_body_beyond_them_are_handed_on() -> None:
     back, refused = told(post(headers=b"X: %b\r\n" % (b"a" * 30_000), body=b"b" * 100_000) * 3)
     assert (statuses(back), refused) == ([200, 200, 200], [])
@@ -134,19 +150,26 @@ def test_a_connection_that_says_nothing_is_closed() -> None:
     assert told(keep_s=0.1) == (b"<closed>", [])
 
 
+def test_what_comes_together_with_a_request_has_its_own_time() -> None:
+    back, refused = told(post() + post()[:20], request_s=0.1, keep_s=20.0)
+    assert (statuses(back), refused) == ([200, 408], [408])
+
+
 def test_an_answer_that_takes_long_is_not_the_senders_fault() -> None:
     back, refused = told(post(b"/slow"), post(b"/slow")[:-1], post(b"/slow")[-1:], request_s=0.2, pause_s=0.05)
     assert (back.count(b"/slow " + BODY), refused) == (2, [])
 
 
 def test_what_makes_no_sense_behind_a_request_does_not_take_its_answer() -> None:
-    back, _ = told(post(b"/slow") + b"\x00\x01\r\n\r\n")
+    back, _ = told(post(b"/slow") + b"\x00\x01\r\n\r\n", keep_s=20.0)
     assert b"/slow " + BODY in back
     assert statuses(back)[0] == 200
     assert back.endswith(b"<closed>")
 
 
-def test_what_was_sent_before_the_end_is_answered_and_the_connection_closed_with_it() -> None:
+def test_what_was_sent_before_the_end_is_answered_and_the_connection_closed_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve_protocol, "LAST_REQUEST_S", 0.2)
+
     async def run() -> bytes:
         made: list[BoundedProtocol] = []
 
@@ -161,10 +184,14 @@ def test_what_was_sent_before_the_end_is_answered_and_the_connection_closed_with
             reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
             writer.write(post(b"/first"))
             back += await reader.readuntil(BODY)
+            slow_reader, slow_writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            slow_writer.write(post(b"/slow"))
+            await asyncio.sleep(0.05)
             writer.write(post(b"/last"))  # the server's end hasn't read it yet
             for each in made:
                 each.shutdown()
             assert await idle_reader.read() == b""
+            assert (await slow_reader.read()).endswith(b"/slow " + BODY)
             return back + await reader.read()
 
     back = asyncio.run(run())
