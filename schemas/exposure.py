@@ -100,14 +100,15 @@ def exposure_in(text: str | None) -> Exposure | None:
 
 def check_click(experiment: object, session: str | None) -> None:
     """``EventError`` for a click that no analysis could count: on no impression, or in no session."""
-    reason, must = "wrong_type", "must be the session of the impression: a click counts in it"
     if session is None:
-        raise EventError(reason, "session_id", f"session_id is missing, {must}")
+        message = "session_id is missing, must be the session of the impression: a click counts in it"
+        raise EventError(reason="missing", field="session_id", message=message)
     try:
         msgspec.convert(experiment, Click)
     except msgspec.ValidationError as error:
-        must = "must be an object with the impression_id that came with the listing"
-        raise EventError(reason, "experiment", f"experiment: {error}, {must}") from error
+        reason = "missing" if experiment is None else "wrong_type"
+        message = f"experiment: {error}, must be an object with the impression_id that came with the listing"
+        raise EventError(reason, "experiment", message) from error
 
 
 def click_in(text: str | None) -> Click | None:

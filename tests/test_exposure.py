@@ -174,20 +174,20 @@ def test_a_click_says_which_impression_it_was_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("experiment", "session", "told"),
+    ("experiment", "session", "reason", "told"),
     [
-        (None, "s1", "experiment: Expected `object`, got `null`, must be an object with the impression_id"),
-        ({"position": 1}, "s1", "experiment: Object missing required field `impression_id`, must be"),
-        ({"impression_id": "i-1", "arm": 2}, "s1", "must be an object with the impression_id that came with the listing"),
-        ({"impression_id": "i-1"}, None, "session_id is missing, must be the session of the impression"),
+        (None, "s1", "missing", "experiment: Expected `object`, got `null`, must be an object with the impression_id"),
+        ({"position": 1}, "s1", "wrong_type", "experiment: Object missing required field `impression_id`, must be"),
+        ({"impression_id": "i-1", "arm": 2}, "s1", "wrong_type", "must be an object with the impression_id that came"),
+        ({"impression_id": "i-1"}, None, "missing", "session_id is missing, must be the session of the impression"),
     ],
 )
-def test_a_click_that_could_never_be_counted_is_refused(experiment: Any, session: str | None, told: str) -> None:
+def test_a_click_that_could_never_be_counted_is_refused(experiment: Any, session: str | None, reason: str, told: str) -> None:
     click = {"event_type": "featured_click", "user_id": "ann", "session_id": session, "experiment": experiment}
     body = json.dumps({name: value for name, value in click.items() if value is not None}).encode()
     pseudonyms = Pseudonyms(ring_of("k" * 16, "tests"))
     found = taken(body, Attributes(CATALOGUE), pseudonyms, lambda messages: not messages, NOW)
-    assert (found.accepted, found.refused[0].reason) == (0, "wrong_type")
+    assert (found.accepted, found.refused[0].reason) == (0, reason)
     assert told in found.refused[0].message
 
 
