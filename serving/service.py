@@ -115,11 +115,9 @@ class Service:
         )
 
     def expose(self, chosen: Chosen) -> None:
-        """Put the impressions of an answer on their way. Never waits, never raises."""
+        """Put the impressions of an answer on their way, none before it is known what is shown. Never waits, never raises."""
         outbox, metrics, pseudonyms = self._parts.outbox, self._parts.metrics, self._parts.pseudonyms
         share = self._parts.settings.conflict_sample
-        if not chosen.known:
-            return
         for place in range(len(chosen.shown)):
             if place and chosen.shown[place].listing is None and chosen.featured.positions[place].listing is None:
                 continue  # nothing was there to be shown; the first position tells of the request even so

@@ -6,9 +6,12 @@ The search service is the interpreter of OpenSearch's language over the listings
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
+import math
 import random
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -16,7 +19,7 @@ import httpx
 import pytest
 
 from schemas.errors import ForecourtError
-from schemas.experiments import Experiments, parse_experiments
+from schemas.experiments import Experiments, Flag, parse_experiments
 from schemas.release import Release
 from schemas.rules import parse_rules
 from schemas.settings import Settings
@@ -25,9 +28,11 @@ from serving.inventory import Inventory, load_inventory
 from serving.messages import FeaturedAnswer, FeaturedRequest, ShownRequest
 from serving.metrics import Metrics
 from serving.opensearch_responses import ResponseError
+from serving.policies import POLICIES, Choice
 from serving.reader import SegmentReader
 from serving.service import Parts, Service
 from serving.tickets import TicketError
+from serving.wishes import Wish
 from tests.gateways import PSEUDONYMS
 from tests.opensearch_dsl import search
 from tests.plain_inventory import Row, attributes_in
@@ -59,6 +64,7 @@ FILTERS: Final[tuple[dict[str, Any], ...]] = (
 PERSONAL: Final = {"combined", "single_segment"}
 
 
+@functools.cache
 def release(version: int = 1) -> Release:
     return Release(parse_rules(RULES.format(version=version), CATALOGUE, "rules.yaml"), None, 0.0)
 
@@ -214,6 +220,8 @@ def test_the_exposures_are_those_of_the_embedded_inventory_in_either_arm(stocks:
         assert searching.counted("fallbacks") == embedded.counted("fallbacks") or answer.reason == "no_match"
         assert sum(searching.counted("fallbacks").values()) == sum(embedded.counted("fallbacks").values())
         assert searching.counted("exposures") == embedded.counted("exposures")
+        assert sum(searching.counted("rungs").values()) == k
+        assert searching.counted("rungs") == embedded.counted("rungs") or policy != "highest_score"
     wanted = [(arm, triggered) for arm in ("control", "treatment") for triggered in (True, False)]
     wanted += ["single_segment", "sponsored", "filters", "default", "conflict"]  # type: ignore[list-item]
     if policy != "combined":
@@ -298,6 +306,42 @@ def test_a_fault_in_choosing_asks_for_the_default_and_what_is_found_is_told_as_t
         assert [event["experiment"]["arm"] for event in desk.box.events] == [None]
 
 
+@pytest.mark.parametrize("arms", [("control", "treatment"), ("treatment", "control")])
+def test_where_no_segment_is_chosen_yet_flags_go_by_the_visitors_highest(arms: tuple[str, str]) -> None:
+    """A gateway without an inventory doesn't start with flags; they may come into its file later."""
+    running = experiments(arms=arms)
+    (experiment,) = running.experiments
+    flagged = running._replace(experiments=(experiment._replace(segments={"suv": Flag(running=False)}),))
+    for segments, reason in ((("suv", "electric"), "segment_off"), (("electric", "suv"), "assigned")):
+        assert Desk(None, segments, flagged).featured({"session_id": "s1", "user_id": "ann"}).assignment.reason == reason
+
+
+def test_a_policy_that_is_not_one_query_asks_for_the_default_alone(stocks: list[Stock], monkeypatch: pytest.MonkeyPatch) -> None:
+    def pairs(viable: Sequence[Wish], session: str, position: int) -> Choice:
+        return Choice({wish.name: 1.0 for wish in viable[:2]}, 1.0)
+
+    monkeypatch.setitem(POLICIES, "pairs", pairs)
+    desk = Desk(None, ("electric", "suv", "kia"), None, settings=Settings(policy="pairs"))
+    answer = desk.featured(in_arm("treatment"))
+    assert (answer.personalised, answer.reason, answer.other_query) == (False, "fault", None)
+    assert answer.query == opensearch_default(answer)
+    assert desk.counted("faults") == {("featured",): 1}
+
+
+def test_of_more_segments_than_are_looked_at_the_others_stay_out(stocks: list[Stock]) -> None:
+    names = [f"under_{number}" for number in range(70)]
+    told = "".join(f"  - {{name: {name}, when: {{price: {{lt: {number}}}}}}}\n" for number, name in enumerate(names))
+    many = Release(parse_rules(f"version: 1\nsegments:\n{told}", CATALOGUE, "rules.yaml"), None, 0.0)
+    desk = Desk(None, tuple(names), experiments(), rules=lambda: many)
+    stock, asked = stocks[4], in_arm("treatment")
+    desk.shown(searched(desk.featured(asked), stock.rows))
+    embedded = Desk(stock.inventory, tuple(names), experiments(), rules=lambda: many)
+    embedded.featured(asked)
+    ((one,), (other,)) = (each.box.events for each in (desk, embedded))
+    for name in ("rung", "segment", "segments", "segments_dropped"):
+        assert one["experiment"][name] == other["experiment"][name]
+
+
 def test_the_same_ticket_twice_writes_the_same_impressions(stocks: list[Stock]) -> None:
     desk = Desk(None, ("electric", "suv"), experiments())
     told = searched(desk.featured(in_arm("treatment", k=3)), stocks[4].rows)
@@ -356,6 +400,8 @@ def hits(*found: dict[str, Any]) -> dict[str, Any]:
             hits(hit(make=["Kia"])),
             r"make == \['Kia'\], must be text",
         ),
+        ("other_response", hits(hit(price=True)), "price == True, must be a number"),
+        ("other_response", hits(hit(price=math.inf)), "price == inf, must be a number"),
         ("other_response", hits(hit(listing_id="")), "_source.listing_id: Expected"),
     ],
 )
