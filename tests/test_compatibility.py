@@ -214,3 +214,12 @@ def test_a_condition_holds_of_a_listing_as_it_does_of_a_view(condition: Conditio
 def test_remembered_or_not_the_answer_is_the_same(condition: Condition, parts: list[Condition]) -> None:
     first = compatible(condition, All(tuple(parts)))
     assert compatible(condition, All(tuple(parts))) == first == exists(condition, *parts)
+
+
+def test_filters_of_hundreds_of_values_are_not_remembered() -> None:
+    # Each may have 60 KB: a client with a new one each time would fill the memory.
+    before = compatibility._soon.cache_info().currsize
+    for number in range(20):
+        values = frozenset(f"{number}-{place}-{'x' * 200}" for place in range(240))
+        assert compatible(Equals("model", values), Equals("model", frozenset({f"{number}-1-{'x' * 200}"})))
+    assert compatibility._soon.cache_info().currsize == before
