@@ -19,7 +19,7 @@ from schemas.catalogue import AttributeValue
 from schemas.rules import All, Any_, Band, Condition, Equals, Not, attributes_of
 
 MAX_STEPS: Final = 20_000  # conditions looked at, each time they are; some 10 ms
-SOON_STEPS: Final = 100  # a step for each value at least, so that what is remembered is small: 30 KB at the worst, some 30 MB in all
+SOON_STEPS: Final = 100  # a value takes at least one, so that what is remembered is small: 30 KB at the worst, 30 MB in all
 MAX_REMEMBERED: Final = 1_024
 
 _Values = Mapping[str, AttributeValue | None]
