@@ -5,52 +5,30 @@ The search service is the interpreter of OpenSearch's language over the listings
 
 from __future__ import annotations
 
-import asyncio
-import functools
 import json
-import math
 import random
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-import httpx
 import pytest
 
-from schemas.errors import ForecourtError
-from schemas.experiments import Experiments, Flag, parse_experiments
+from schemas.experiments import Flag
 from schemas.release import Release
 from schemas.rules import parse_rules
 from schemas.settings import Settings
-from serving.gateway import Door, build_app
-from serving.inventory import Inventory, load_inventory
-from serving.messages import FeaturedAnswer, FeaturedRequest, ShownRequest
-from serving.metrics import Metrics
-from serving.opensearch_responses import ResponseError
+from serving.messages import FeaturedAnswer
 from serving.policies import POLICIES, Choice
 from serving.reader import SegmentReader
-from serving.service import Parts, Service
-from serving.tickets import TicketError
 from serving.wishes import Wish
+from tests.desks import Desk, Stock, experiments, in_arm, release, searched, stocks_in
 from tests.gateways import PSEUDONYMS
-from tests.opensearch_dsl import search
-from tests.plain_inventory import Row, attributes_in
+from tests.plain_inventory import attributes_in
 from tests.strategies import CATALOGUE
-from tests.test_featured_laws import rows_of
 from tests.test_filters import parse
-from tests.test_service import NOW, Box, Members
+from tests.test_service import Members
 from transforms.conditions import predicate_of
 
-RULES: Final = """
-version: {version}
-segments:
-  - {{name: electric, when: {{fuel_type: electric}}}}
-  - {{name: suv, when: {{body_type: suv}}, weight: 2}}
-  - {{name: kia, when: {{make: Kia}}, priority: 1}}
-  - {{name: cheap, when: {{price: {{lt: 15}}}}}}
-  - {{name: hydrogen, when: {{fuel_type: hydrogen}}}}
-"""
 NAMES: Final = ("electric", "suv", "kia", "cheap", "hydrogen", "of_older_rules")
 FILTERS: Final[tuple[dict[str, Any], ...]] = (
     {},
@@ -64,92 +42,9 @@ FILTERS: Final[tuple[dict[str, Any], ...]] = (
 PERSONAL: Final = {"combined", "single_segment"}
 
 
-@functools.cache
-def release(version: int = 1) -> Release:
-    return Release(parse_rules(RULES.format(version=version), CATALOGUE, "rules.yaml"), None, 0.0)
-
-
-def experiments(policy: str = "highest_score", arms: tuple[str, str] = ("control", "treatment")) -> Experiments:
-    """One experiment; with the arms the other way round every session is in the other."""
-    told = ", ".join(f"{{name: {arm}, weight: 1, shows: {str(arm == 'treatment').lower()}, policy: {policy}}}" for arm in arms)
-    text = f"""
-version: 3
-layers: [{{name: featured}}]
-experiments:
-  - {{name: first, version: 1, layer: featured, unit: session, ramp: 1, arms: [{told}]}}
-"""
-    return parse_experiments(text, "experiments.yaml")
-
-
-class Stock(NamedTuple):
-    rows: list[Row]
-    inventory: Inventory
-
-
 @pytest.fixture(scope="module")
 def stocks(tmp_path_factory: pytest.TempPathFactory) -> list[Stock]:
-    """Listings, no two of a rank, so that there is one default."""
-    found = []
-    for size, share in ((1, 1.0), (5, 0.3), (12, 0.7), (30, 0.05), (80, 0.3)):
-        rows = [{**row, "rank": number * 7 % size} for number, row in enumerate(rows_of(size, share))]
-        path: Path = tmp_path_factory.mktemp("stock") / "listings.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        found.append(Stock(rows, load_inventory(str(path), CATALOGUE)))
-    return found
-
-
-class Desk:
-    """The service of a gateway, with or without an inventory, and what it wrote down."""
-
-    def __init__(self, inventory: Inventory | None, segments: tuple[str, ...], running: Experiments | None, **parts: Any) -> None:
-        self.metrics, self.box = Metrics(), Box()
-        self.parts = Parts(
-            SegmentReader(Members(*segments), PSEUDONYMS),
-            PSEUDONYMS,
-            CATALOGUE,
-            Settings(conflict_sample=1.0),
-            self.metrics,
-            rules=lambda: release(),
-            experiments=lambda: running,
-            inventory=lambda: inventory,
-            outbox=self.box,  # type: ignore[arg-type]
-        )._replace(**parts)
-        self.service = Service(self.parts)
-
-    def featured(self, asked: dict[str, Any]) -> FeaturedAnswer:
-        async def run() -> FeaturedAnswer:
-            chosen = await self.service.featured(FeaturedRequest(**asked), NOW)
-            answer = self.service.answer(chosen)
-            self.service.expose(chosen)
-            await self.parts.reader.close()
-            return answer
-
-        return asyncio.run(run())
-
-    def shown(self, told: dict[str, Any], now: int = NOW + 200) -> FeaturedAnswer:
-        chosen = self.service.shown(ShownRequest(**told), now)
-        answer = self.service.answer(chosen)
-        self.service.expose(chosen)
-        return answer
-
-    def counted(self, name: str) -> dict[tuple[str, ...], float]:
-        samples = (sample for metric in self.metrics.registry.collect() for sample in metric.samples)
-        return {
-            tuple(each.labels.values()): each.value for each in samples if each.name == f"forecourt_{name}_total" and each.value
-        }
-
-
-def searched(answer: FeaturedAnswer, rows: list[Row]) -> dict[str, Any]:
-    """What a search service sends for an answer."""
-    assert answer.query is not None
-    other = None if answer.other_query is None else over_http(search(answer.other_query, rows))
-    return {"ticket": answer.ticket, "response": over_http(search(answer.query, rows)), "other_response": other}
-
-
-def over_http(response: dict[str, Any]) -> dict[str, Any]:
-    whole = {"took": 3, "timed_out": False, "_shards": {"total": 2, "successful": 2, "skipped": 0, "failed": 0}, **response}
-    decoded: dict[str, Any] = json.loads(json.dumps(whole))
-    return decoded
+    return stocks_in(tmp_path_factory.mktemp("stocks"))
 
 
 def question(chance: random.Random, stock: Stock, k: int) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -262,15 +157,6 @@ def test_both_arms_write_the_same_but_for_what_is_shown_and_differs_is_whether_t
     assert min(met[True], met[False]) > 20
 
 
-def in_arm(arm: str, **asked: Any) -> dict[str, Any]:
-    """A request of a session in that arm."""
-    for number in range(100):
-        request = {"session_id": f"s{number}", "user_id": "ann", **asked}
-        if Desk(None, (), experiments()).featured(request).assignment.arm == arm:
-            return request
-    raise AssertionError(arm)
-
-
 def test_what_the_choice_says_before_anything_is_found(stocks: list[Stock]) -> None:
     """``query`` is what the visitor sees; the other is asked where it is another question."""
 
@@ -340,134 +226,3 @@ def test_of_more_segments_than_are_looked_at_the_others_stay_out(stocks: list[St
     ((one,), (other,)) = (each.box.events for each in (desk, embedded))
     for name in ("rung", "segment", "segments", "segments_dropped"):
         assert one["experiment"][name] == other["experiment"][name]
-
-
-def test_the_same_ticket_twice_writes_the_same_impressions(stocks: list[Stock]) -> None:
-    desk = Desk(None, ("electric", "suv"), experiments())
-    told = searched(desk.featured(in_arm("treatment", k=3)), stocks[4].rows)
-    assert desk.shown(told, NOW + 1) == desk.shown(told, NOW + 2)
-    assert desk.box.events[:3] == desk.box.events[3:]
-
-
-def test_any_process_takes_a_ticket_and_the_choice_in_it_counts_whatever_has_changed(stocks: list[Stock]) -> None:
-    desk = Desk(None, ("electric",), experiments())
-    told = searched(desk.featured(in_arm("treatment")), stocks[4].rows)
-    right, changed = desk.shown(told), [release(2), release(1)]
-    other = Desk(None, ("suv",), None, rules=lambda: Release(changed[0].active, changed[1].active, 0.5))
-    assert other.shown(told) == right
-    assert [event["experiment"]["arm"] for event in other.box.events] == ["treatment"]
-
-
-def test_a_ticket_whose_rules_are_gone_is_refused_with_words(stocks: list[Stock]) -> None:
-    told = searched(Desk(None, ("electric",), experiments()).featured(in_arm("treatment")), stocks[4].rows)
-    with pytest.raises(TicketError, match="ticket's rules == 1, must be in use still: search again, with a new ticket"):
-        Desk(None, ("electric",), experiments(), rules=lambda: release(2)).shown(told)
-    fewer = release()._replace(active=release().active._replace(rules=release().active.rules[1:]))
-    with pytest.raises(TicketError, match="ticket's rules == 1, must have the segments that version 1 has here"):
-        Desk(None, ("electric",), experiments(), rules=lambda: fewer).shown(told)
-
-
-def hit(**source: Any) -> dict[str, Any]:
-    return {"_source": {"listing_id": "l", "sponsored": True, **source}}
-
-
-def hits(*found: dict[str, Any]) -> dict[str, Any]:
-    return {"hits": {"hits": [*found]}}
-
-
-@pytest.mark.parametrize(
-    ("name", "changed", "told"),
-    [
-        ("other_response", None, "other_response is missing, must be the response to other_query"),
-        ("response", {"error": {"type": "search_phase_execution_exception"}, "status": 503}, "response.error is given, must be"),
-        ("other_response", {"error": "none"}, "other_response.error is given"),
-        ("response", {}, "response: Object missing required field `hits`"),
-        ("response", {"hits": {}}, "response.hits: Object missing required field `hits`"),
-        ("response", {"timed_out": True, "hits": {"hits": []}}, "response.timed_out == true, must be false"),
-        ("other_response", {"_shards": {"failed": 1}, "hits": {"hits": []}}, r"other_response._shards.failed == 1, must be 0"),
-        ("response", {"hits": {"hits": []}}, r"buckets.electric is missing, must be there: is this the query's response\?"),
-        ("other_response", hits({"_id": "l"}), r"hits.hits\[0\]: Object missing required field `_source`"),
-        ("other_response", hits({"_source": {"listing_id": "l"}}), r"\[0\]._source: .* field `sponsored`"),
-        ("other_response", hits(hit(), hit()), "other_response.hits.hits: length == 2, must be at most 1"),
-        (
-            "other_response",
-            hits(hit(sponsored="true")),
-            "_source.sponsored: Expected",
-        ),
-        ("other_response", hits(hit(price="5")), "price == '5', must be a number"),
-        (
-            "other_response",
-            hits(hit(make=["Kia"])),
-            r"make == \['Kia'\], must be text",
-        ),
-        ("other_response", hits(hit(price=True)), "price == True, must be a number"),
-        ("other_response", hits(hit(price=math.inf)), "price == inf, must be a number"),
-        ("other_response", hits(hit(listing_id="")), "_source.listing_id: Expected"),
-    ],
-)
-def test_a_response_that_is_not_whole_is_refused_with_its_place_and_nothing_is_written(
-    stocks: list[Stock], name: str, changed: Any, told: str
-) -> None:
-    desk = Desk(None, ("electric",), experiments())
-    sent = searched(desk.featured(in_arm("treatment")), stocks[4].rows) | {name: changed}
-    with pytest.raises(ResponseError, match=told):
-        desk.shown(sent)
-    assert (desk.box.events, desk.counted("rungs")) == ([], {})
-
-
-def test_the_responses_the_wrong_way_round_are_refused(stocks: list[Stock]) -> None:
-    for arm in ("control", "treatment"):
-        desk = Desk(None, ("electric",), experiments())
-        sent = searched(desk.featured(in_arm(arm)), stocks[4].rows)
-        with pytest.raises(ResponseError, match="is this the query's response"):
-            desk.shown(sent | {"response": sent["other_response"], "other_response": sent["response"]})
-
-
-def test_what_a_response_needs_is_its_hits_sources_matched_queries_and_counts(stocks: list[Stock]) -> None:
-    desk = Desk(None, ("electric", "suv"), experiments())
-    sent = searched(desk.featured(in_arm("treatment", k=5)), stocks[4].rows)
-    right = desk.shown(sent)
-    for name in ("response", "other_response"):
-        whole = sent[name]["hits"]["hits"]
-        found = [{key: each[key] for key in ("_source", "matched_queries") if key in each} for each in whole]
-        counts = {key: sent[name][key] for key in ("aggregations",) if key in sent[name]}
-        sent[name] = {**hits(*found), **counts}
-    assert desk.shown(sent) == right
-
-
-def test_over_http(stocks: list[Stock]) -> None:
-    asked = in_arm("treatment", user_id="ann-with-secret-id")
-
-    async def told(desk: Desk, *bodies: Any) -> list[tuple[int, Any]]:
-        app: Any = build_app(desk.parts, None, Door(lambda: None, lambda: NOW), lambda: "ready")  # type: ignore[arg-type]
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
-            answers = []
-            for body in bodies:
-                answer = await client.post("/v1/featured" if "session_id" in body else "/v1/featured/shown", json=body)
-                answers.append((answer.status_code, answer.json()))
-            return answers
-
-    desk = Desk(None, ("electric",), experiments())
-    ((status, choice),) = asyncio.run(told(desk, asked))
-    assert (status, choice["personalised"], choice["positions"]) == (200, True, [])
-    assert "secret" not in choice["ticket"]
-    sent = {
-        "ticket": choice["ticket"],
-        "response": over_http(search(choice["query"], stocks[4].rows)),
-        "other_response": over_http(search(choice["other_query"], stocks[4].rows)),
-    }
-    answers = asyncio.run(
-        told(desk, sent, {**sent, "ticket": "x"}, {**sent, "other_response": None}, {**sent, "more": 1}, {"ticket": "x"})
-    )
-    assert [status for status, _ in answers] == [200, 400, 422, 400, 400]
-    assert [answer["error"]["code"] for _, answer in answers[1:]] == ["bad_ticket", "bad_response", "bad_request", "bad_request"]
-    found = answers[0][1]
-    assert (found["query"], found["ticket"], found["positions"][0]["segment"]) == (None, None, "electric")
-    assert [event["event_id"] for event in desk.box.events] == [found["positions"][0]["impression_id"]]
-    ((status, answer),) = asyncio.run(told(Desk(None, (), experiments(), outbox=None), sent))
-    assert (status, answer["error"]["code"]) == (503, "no_events")
-
-
-def test_faults_of_the_asker_are_told_in_the_projects_way() -> None:
-    assert issubclass(TicketError, ForecourtError)
-    assert issubclass(ResponseError, ForecourtError)
