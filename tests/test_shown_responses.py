@@ -1,4 +1,4 @@
-"""What a gateway without an inventory is brought: tickets of other processes, responses that aren't whole; and all of it over HTTP."""
+"""What a gateway without an inventory is brought: tickets of other processes, responses that aren't whole; and all over HTTP."""
 
 from __future__ import annotations
 
