@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -34,6 +35,7 @@ from serving.store.protocol import Store
 from serving.tickets import TicketError
 from serving.why import why
 
+_UNRESERVED: Final = re.compile("(?<!%)(?<!%[0-9A-F])%(?:2[DE]|3[0-9]|[46][1-9A-F]|[57][0-9A]|5F|7E)", re.IGNORECASE)
 _FEATURED: Final = msgspec.json.Decoder(FeaturedRequest).decode
 _SHOWN: Final = msgspec.json.Decoder(ShownRequest).decode
 _NO_EVENTS: Final = "this gateway was started without --events: it has nowhere to send them"
@@ -82,7 +84,9 @@ class _Guard:
         self._metrics, self._door = parts.metrics, door
 
     async def process_request(self, req: falcon.asgi.Request, _: falcon.asgi.Response) -> None:
-        req.path = req.scope["raw_path"].decode("latin-1")  # ids are decoded once the path is split, as they may have slashes
+        # Ids are decoded once the path is split: they may have slashes. What needs no encoding is the same with it (RFC 3986, 2.3).
+        path = req.scope["raw_path"].decode("latin-1")
+        req.path = _UNRESERVED.sub(_decoded, path) if "%" in path else path
 
     async def process_resource(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, resource: Any, _: Any) -> None:
         req.context.began = time.perf_counter()
@@ -224,6 +228,10 @@ class _OpenApi:
 
     async def on_get(self, _: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         answer(resp, self._document)
+
+
+def _decoded(escape: re.Match[str]) -> str:
+    return chr(int(escape[0][1:], 16))
 
 
 async def _told(_: Any, resp: falcon.asgi.Response, error: falcon.HTTPError, __: Any) -> None:

@@ -51,13 +51,15 @@ _FAULTS: Final = {
     "401": "No key, or one that the access file doesn't have.",
     "403": "The key's role may not ask this.",
     "404": "There is no such path.",
+    "408": "The request wasn't whole within ten seconds.",
     "413": "The body is over 64 KiB.",
     "422": "It is JSON as it should be, but says what can't be: an id of over 256 bytes, filters that the catalogue doesn't know.",
     "429": "Too many requests with this key; Retry-After says when there is room again.",
+    "431": "Path and headers are over 32 KiB.",
     "500": "The gateway failed.",
     "503": "It can't be taken now; Retry-After, where there is one, says when to try again.",
 }
-_OF_ALL: Final = ("400", "401", "403", "404", "422", "429", "500")
+_OF_ALL: Final = ("400", "401", "403", "404", "408", "422", "429", "431", "500", "503")
 
 
 def document(catalogue: Catalogue, *, keys: bool = True) -> dict[str, Any]:

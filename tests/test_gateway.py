@@ -312,6 +312,8 @@ def test_what_cannot_be_used_is_refused_with_what_would_be_right(place: Place, b
         ("/v1/users/M%FCller/segments", "id, must be percent-encoded UTF-8"),  # Latin-1
         ("/v1/users/%ED%A0%80/segments", "id, must be percent-encoded UTF-8"),  # half of a surrogate pair
         ("/v1/users/100%/segments", "id, must be percent-encoded UTF-8"),
+        ("/v1/users/%%341/segments", "id, must be percent-encoded UTF-8"),
+        ("/v1/users/%4%34/segments", "id, must be percent-encoded UTF-8"),
         ("/v1/users/ann/segments?anonymous_id=M%FCller", "anonymous_id, must be percent-encoded UTF-8"),
         ("/v1/users/ann/segments?anonymous_id=a&anonymous%5Fid=b", "anonymous_id, must be given once"),
     ],
@@ -330,6 +332,12 @@ def test_an_id_may_have_slashes_and_any_other_signs(place: Place) -> None:
         assert (
             place.ask(f"/v1/users/nobody/segments?{urllib.parse.urlencode({'anonymous_id': raw_id})}").body["reason"] == "opted_out"
         )
+
+
+def test_what_needs_no_encoding_means_the_same_with_it(place: Place) -> None:
+    assert place.ask("/v1/users/%63arl/%6Fpt%2Dout", "user_control", method="POST").body == {"opted_out": True}
+    assert place.ask("/v1/users/carl/segments").body["reason"] == "opted_out"
+    assert place.ask("/v1/users/%2563arl/segments").body["reason"] == "unknown_user"
 
 
 def test_no_id_is_ever_logged(place: Place) -> None:
