@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import stat
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from schemas.errors import ConfigError
 from serving.file_sink import FileSink
+from transforms import plain_files
 from transforms.plain_files import Rewritten, pending_path, rewrite_lines
 
 _WRITER = """
@@ -78,6 +80,26 @@ def test_a_sink_follows_the_file_that_its_path_stands_for(tmp_path: Path) -> Non
     path.unlink()
     sink.write([b"3-even"])
     assert path.read_bytes() == b"3-even\n"
+
+
+class Torn(io.BytesIO):
+    """A file to which the end of a line is written while its lines are read."""
+
+    looks = 0
+
+    def readlines(self, hint: int | None = -1, /) -> list[bytes]:
+        self.looks += 1
+        if self.looks > 1:
+            return super().readlines(hint)
+        self.seek(0, os.SEEK_END)
+        return [b"1-even\n", b"2-", b"odd\n"]
+
+
+def test_a_line_that_is_read_in_two_pieces_is_read_again_as_one() -> None:
+    file, out = Torn(b"1-even\n2-odd\n3-even\n"), io.BytesIO()
+    file.truncate(len(b"1-even\n2-odd\n"))
+    plain_files._copy(file, out, without_odd, [0, 0, 0], whole=True)
+    assert out.getvalue() == b"1-even\n"
 
 
 @pytest.mark.alone

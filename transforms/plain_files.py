@@ -91,10 +91,15 @@ def _rewritten(path: Path, file: Any, pending: Any, change: Change) -> Rewritten
 
 
 def _copy(file: Any, out: Any, change: Change, tally: list[int], *, whole: bool = False) -> None:
-    """Copy lines to the end; ``whole``: a last one without an end is left, for it may be being written."""
+    """Copy lines to the end; ``whole``: from one without an end on they are left, for it may be being written.
+
+    That one needn't be the last: what is written to it between two looks at the end of the file comes as a line of its own.
+    """
     while lines := file.readlines(_BLOCK_BYTES):
-        if whole and not lines[-1].endswith(b"\n"):
-            file.seek(-len(lines.pop()), os.SEEK_CUR)
+        torn = next((place for place, line in enumerate(lines) if not line.endswith(b"\n")), None) if whole else None
+        if torn is not None:
+            file.seek(-sum(map(len, lines[torn:])), os.SEEK_CUR)
+            del lines[torn:]
         texts = [line.rstrip(b"\n") for line in lines]
         for line, text, kept in zip(lines, texts, change(texts), strict=True):
             tally[0] += bool(text)
