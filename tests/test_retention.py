@@ -19,7 +19,7 @@ from schemas.archive_rows import archive_table
 from schemas.errors import ConfigError
 from schemas.event import Event
 from schemas.identity import Link, Said, tombstone_of
-from schemas.instants import DAY_MS, HOUR_MS, date_of, format_instant, parse_instant
+from schemas.instants import DAY_MS, HOUR_MS, clock_ms, date_of, format_instant, parse_instant
 from schemas.ledger import LINK, OPT_OUT, TOMBSTONE, UNLINK, Entry, entries_in, entry_of_tombstone, ledger_of
 from schemas.profile_row import (
     GARBAGE_AGE_MS,
@@ -207,20 +207,21 @@ def row(store: Store, raw_id: str, *times: int, as_of: int | None = None) -> Non
 
 
 def test_old_views_and_rows_with_nothing_left_go(tmp_path: Path, store_uri: str) -> None:
+    now = clock_ms()  # by which Bigtable collects
     store = open_store(store_uri)
     store.init()
-    put(tmp_path / "archive", seen(1, NOW, "u1"))
-    gone, young = NOW - GARBAGE_AGE_MS - HOUR_MS, NOW - GARBAGE_AGE_MS + HOUR_MS
+    put(tmp_path / "archive", seen(1, now, "u1"))
+    gone, young = now - GARBAGE_AGE_MS - HOUR_MS, now - GARBAGE_AGE_MS + HOUR_MS
     sqlite = store_uri.startswith("sqlite")
     row(store, "all-old", *([gone] if sqlite else []), as_of=gone)  # Bigtable's own collection took it
     row(store, "half", gone, young, as_of=young)
-    row(store, "young", young, as_of=NOW - HOUR_MS)
+    row(store, "young", young, as_of=now - HOUR_MS)
     row(store, "said", as_of=gone)
     store.write_identity([(p("said"), consent_cell(Said(gone, True))), (p("all-old"), sealed_cell(b"sealed"))])
     store.write_identity([(p("linked"), link_cell(Link(gone, "e", p("half"), "lead", b"")))])
-    row(store, "running", as_of=NOW - HOUR_MS)
-    store.write_bases([(p("base"), encode_base([view_cell(young, "e", b"\x01")]))], NOW - DAY_MS)
-    asked: dict[str, Any] = {"store": store_uri}
+    row(store, "running", as_of=now - HOUR_MS)
+    store.write_bases([(p("base"), encode_base([view_cell(young, "e", b"\x01")]))], now - DAY_MS)
+    asked: dict[str, Any] = {"store": store_uri, "now": now}
     dry = retained(tmp_path / "archive", apply=False, **asked)["store"]
     assert dry == {"views": 2 if sqlite else 0, "rows": 1, "memberships": 1}
     assert set(store.keys()) == {p(name) for name in ("all-old", "half", "young", "said", "linked", "running", "base")}
@@ -237,18 +238,19 @@ def test_old_views_and_rows_with_nothing_left_go(tmp_path: Path, store_uri: str)
 def test_a_row_that_a_view_comes_into_meanwhile_keeps_its_sealed_id(store_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # stream     view ─ reads: the id is there       without it, nobody could move the row to another key
     # retention  ───────────────────────────── take_out ─ looks again
+    now = clock_ms()  # by which Bigtable collects
     store = open_store(store_uri)
     store.init()
-    row(store, "back", as_of=NOW - 30 * DAY_MS)
+    row(store, "back", as_of=now - 30 * DAY_MS)
     store.write_identity([(p("back"), sealed_cell(b"sealed"))])
     take_out = store.take_out
 
     def raced(*given: Any) -> None:
-        store.append([(p("back"), view_cell(NOW, "e1", b"\x01"))])
+        store.append([(p("back"), view_cell(now, "e1", b"\x01"))])
         take_out(*given)
 
     monkeypatch.setattr(store, "take_out", raced)
-    assert ageing.old_rows(store, NOW, dry=False).rows == 1
+    assert ageing.old_rows(store, now, dry=False).rows == 1
     assert store.read_windows([p("back")], 1).identities[p("back")].sealed == b"sealed"
     assert len(store.dump(p("back")).views) == 1
 
