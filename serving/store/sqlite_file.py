@@ -92,6 +92,25 @@ class SQLiteFile:
             finally:
                 connection.execute("COMMIT")
 
+    def cut_off_log(self) -> None:
+        """Write the log back into the file and cut it off: deleted cells are overwritten there (``secure_delete``)."""
+        deadline = time.monotonic() + BUSY_TIMEOUT_S
+        while True:
+            with self._translated_faults():
+                busy, *_ = self._connection().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if not busy:
+                return
+            if time.monotonic() > deadline:
+                msg = f"store {self._uri} has been read without a pause for {BUSY_TIMEOUT_S:.0f} s: its log can't be cut off"
+                raise StoreUnavailableError(msg)
+            time.sleep(_AGAIN_S)
+
+    def close(self) -> None:
+        """Close the connections of all threads."""
+        while self._connections:
+            self._connections.pop().close()
+        self._local = threading.local()
+
     @contextmanager
     def _translated_faults(self) -> Iterator[None]:
         try:
@@ -117,25 +136,6 @@ class SQLiteFile:
             self._local.connection = connection
             self._connections.append(connection)
         return connection
-
-    def cut_off_log(self) -> None:
-        """Write the log back into the file and cut it off: deleted cells are overwritten there (``secure_delete``)."""
-        deadline = time.monotonic() + BUSY_TIMEOUT_S
-        while True:
-            with self._translated_faults():
-                busy, *_ = self._connection().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            if not busy:
-                return
-            if time.monotonic() > deadline:
-                msg = f"store {self._uri} has been read without a pause for {BUSY_TIMEOUT_S:.0f} s: its log can't be cut off"
-                raise StoreUnavailableError(msg)
-            time.sleep(_AGAIN_S)
-
-    def close(self) -> None:
-        """Close the connections of all threads."""
-        while self._connections:
-            self._connections.pop().close()
-        self._local = threading.local()
 
 
 def write_ahead(connection: sqlite3.Connection, within_s: float) -> None:
